@@ -1,0 +1,1 @@
+"""User-space half of ServiceLB: consistent hashing, packed model, map contents."""

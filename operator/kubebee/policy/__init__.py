@@ -1,0 +1,1 @@
+"""User-space half of HostPolicy: rule bitmaps, map contents."""

@@ -1,0 +1,1 @@
+"""Jinja environment that turns templates into eBPF C."""

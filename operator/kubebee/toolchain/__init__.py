@@ -1,0 +1,1 @@
+"""From source to ELF object: one module per toolchain, run in a sandbox."""

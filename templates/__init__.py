@@ -1,0 +1,1 @@
+"""eBPF C templates and headers, shipped as package data."""
