@@ -1,0 +1,149 @@
+"""What one node shall run: the contract between the planner and the loader.
+
+Every value is immutable and compares by content, so that a plan equal to the last one is a no-op.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cached_property
+
+from kubebee.api.v1alpha1.attach import Attach
+from kubebee.lb.model import Frontend
+from kubebee.policy.model import Policy
+
+
+class Toolchain(StrEnum):
+    """Who turns a bundle's source into an ELF object or loaded program."""
+
+    CLANG = "Clang"
+    BCC = "Bcc"
+    OBJECT = "Object"
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceKey:
+    """Identity of a custom resource; all kinds are cluster-scoped."""
+
+    kind: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}/{self.name}"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Immutable, content-addressed code: everything that decides what the compiler makes, and no data.
+
+    Attributes:
+        source: C text, or for `Toolchain.OBJECT` the ELF file in base64, or empty when `path` names it.
+        filename: what compiler messages call the source; the user's own name for it.
+        headers: extra files the source may include, by name.
+        line_map: for a rendered template, the template's line of each rendered line (1-based).
+        path, sha256: an object file on the node and its expected digest, for `Toolchain.OBJECT`.
+        trusted: shipped with kubebee: warnings are errors.
+    """
+
+    toolchain: Toolchain
+    source: str
+    filename: str
+    headers: tuple[tuple[str, str], ...] = ()
+    line_map: tuple[int, ...] = ()
+    path: str = ""
+    sha256: str = ""
+    trusted: bool = False
+
+    @cached_property
+    def code_hash(self) -> str:
+        """Hex SHA-256 over all that decides the code."""
+        digest = hashlib.sha256()
+        parts = [self.toolchain.value, self.source, self.filename, self.path, self.sha256, str(self.trusted)]
+        for name, text in self.headers:
+            parts += [name, text]
+        for part in parts:
+            raw = part.encode()
+            digest.update(len(raw).to_bytes(8, "little") + raw)
+        return digest.hexdigest()
+
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionPlan:
+    """One function of an object and where it is attached.
+
+    Attributes:
+        priority: position among user programs at one hook, lower first.
+        proceed_on: XDP or TC verdicts (upper-case names) after which the next program still runs.
+    """
+
+    name: str
+    attach: Attach
+    priority: int = 500
+    proceed_on: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ProgramUnit:
+    """A BpfProgram as one node shall run it."""
+
+    key: ResourceKey
+    generation: int
+    bundle: Bundle
+    functions: tuple[FunctionPlan, ...]
+    globals: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class InterfaceSelector:
+    """Which network interfaces a stage runs on; see api.v1alpha1.attach.Interfaces."""
+
+    names: tuple[str, ...] = ()
+    regexes: tuple[str, ...] = ()
+    primary: bool = False
+    all: bool = False
+    exclude: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class LbUnit:
+    """All ServiceLBs of a node, merged: one datapath, one table of frontends.
+
+    Attributes:
+        owners: the ServiceLBs, with their generations, in order of name.
+        xdp, socket: the code of the XDP stage and of the socket programs (None: socket LB is off).
+        cgroup: path of the cgroup2 directory whose sockets are served; empty = the root of the hierarchy.
+    """
+
+    owners: tuple[tuple[ResourceKey, int], ...]
+    xdp: Bundle
+    socket: Bundle | None
+    cgroup: str
+    interfaces: tuple[InterfaceSelector, ...]
+    frontends: tuple[Frontend, ...]
+    settings: Mapping[str, int] = field(default_factory=dict)
+    key: ResourceKey = ResourceKey("ServiceLB", "_all")
+
+
+@dataclass(frozen=True)
+class PolicyUnit:
+    """All HostPolicies of a node, merged into one rule set."""
+
+    owners: tuple[tuple[ResourceKey, int], ...]
+    xdp: Bundle
+    interfaces: tuple[InterfaceSelector, ...]
+    policies: tuple[Policy, ...]
+    settings: Mapping[str, int] = field(default_factory=dict)
+    key: ResourceKey = ResourceKey("HostPolicy", "_all")
+
+
+@dataclass(frozen=True)
+class NodePlan:
+    """Everything one node shall run."""
+
+    programs: tuple[ProgramUnit, ...] = ()
+    lb: LbUnit | None = None
+    policy: PolicyUnit | None = None
