@@ -1,0 +1,115 @@
+"""What every test may use (an isolated run, network namespaces, a private bpffs), and the guard on skips."""
+
+from __future__ import annotations
+
+import ctypes
+import fnmatch
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from lab.netns import Namespace, remove_leftovers, run
+
+_CLONE_NEWNS = 0x00020000
+_MS_REC_PRIVATE = 0x4000 | 0x40000
+_SKIPS = pytest.StashKey[list[tuple[str, str]]]()
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True)
+class AllowedSkip:
+    """One line of allowed_skips.txt: which tests may skip, with which reason, and why that is fine."""
+
+    tests: str
+    reason: str
+    why: str
+
+    def covers(self, nodeid: str, reason: str) -> bool:
+        """Whether a skip is this one: a glob over the test's id, words that the reason holds."""
+        return fnmatch.fnmatch(nodeid, self.tests) and self.reason in reason
+
+
+def read_allowed_skips(text: str) -> list[AllowedSkip]:
+    """Lines ``glob | words of the reason | why``; blank lines and ``#`` lines are comments."""
+    lines = (line.strip() for line in text.splitlines())
+    fields = ([field.strip() for field in line.split("|")] for line in lines if line and line[0] != "#")
+    return [AllowedSkip(*three) for three in fields]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give the run a mount namespace of its own: what tests mount goes with it, even after kill -9."""
+    config.stash[_SKIPS] = []
+    if os.geteuid() == 0:
+        if _libc.unshare(_CLONE_NEWNS) or _libc.mount(b"none", b"/", None, _MS_REC_PRIVATE, None):
+            raise pytest.UsageError(f"no mount namespace for the run: {os.strerror(ctypes.get_errno())}")
+        remove_leftovers()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked `root` skip without root."""
+    if os.geteuid() != 0:
+        for item in items:
+            if item.get_closest_marker("root"):
+                item.add_marker(pytest.mark.skip(reason="needs root"))
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Remember skips of tests."""
+    outcome = yield
+    report = outcome.get_result()  # type: ignore[attr-defined]
+    if report.skipped and not hasattr(report, "wasxfail"):
+        item.config.stash[_SKIPS].append((report.nodeid, str(report.longrepr[2])))
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
+    """Remember skips of whole modules."""
+    outcome = yield
+    report = outcome.get_result()  # type: ignore[attr-defined]
+    if report.skipped:
+        collector.config.stash[_SKIPS].append((report.nodeid, str(report.longrepr[2])))
+
+
+def _unexpected_skips(config: pytest.Config) -> list[tuple[str, str]]:
+    allowed = read_allowed_skips((Path(__file__).parent / "allowed_skips.txt").read_text())
+    return [skip for skip in config.stash[_SKIPS] if not any(entry.covers(*skip) for entry in allowed)]
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """A skip that nobody listed fails the run: a test that silently stops running protects nothing."""
+    if exitstatus == pytest.ExitCode.OK and _unexpected_skips(session.config):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Name the skips that failed the run."""
+    for nodeid, reason in _unexpected_skips(config):
+        terminalreporter.write_line(f"skip not in tests/allowed_skips.txt: {nodeid}: {reason}", red=True)
+
+
+@pytest.fixture
+def netns() -> Iterator[Callable[[str], Namespace]]:
+    """Make network namespaces by role (``netns("client")``); all go after the test."""
+    made: list[Namespace] = []
+
+    def make(role: str = "node") -> Namespace:
+        made.append(Namespace(role))
+        return made[-1]
+
+    yield make
+    for namespace in made:
+        namespace.delete()
+
+
+@pytest.fixture
+def bpffs(tmp_path: Path) -> Iterator[Path]:
+    """A BPF file system of this test alone; its pins go with it."""
+    path = tmp_path / "bpffs"
+    path.mkdir()
+    run(["mount", "-t", "bpf", "bpf", str(path)])
+    yield path
+    run(["umount", "--lazy", str(path)])
