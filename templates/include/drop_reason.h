@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * Why a built-in stage dropped a packet: one enum for the whole project.
+ *
+ * User space takes the names in metrics from this file (KB_DROP_POLICY_RULE is "policy_rule").
+ * Numbers are stable: append, never renumber, and leave room in each block.
+ */
+#ifndef KB_DROP_REASON_H
+#define KB_DROP_REASON_H
+
+enum kb_drop_reason {
+	KB_DROP_NONE = 0,
+
+	/* Packets that no stage can judge. */
+	KB_DROP_TRUNCATED = 1, /* a header reaches beyond the frame or the IP total length */
+	KB_DROP_MALFORMED = 2, /* IP version or lengths contradict each other */
+	KB_DROP_VLAN_DEPTH = 3, /* more VLAN tags than KB_MAX_VLAN_TAGS */
+	KB_DROP_FRAGMENT = 4, /* later fragment whose first fragment was not let through */
+
+	/* HostPolicy */
+	KB_DROP_POLICY_RULE = 16, /* a Deny rule matched */
+	KB_DROP_POLICY_DEFAULT = 17, /* no rule matched, the default action is Deny */
+
+	/* Slots of the per-CPU array kb_drops. */
+	KB_DROP_MAX = 64,
+};
+
+#endif
