@@ -8,7 +8,6 @@
 #define KB_PARSE_H
 
 #include <linux/bpf.h>
-#include <linux/icmp.h>
 #include <linux/if_ether.h>
 #include <linux/in.h>
 #include <linux/ip.h>
@@ -29,6 +28,21 @@
 #define KB_TCP_SYN 0x02
 #define KB_TCP_RST 0x04
 #define KB_TCP_ACK 0x10
+
+/* RFC 792; <linux/icmp.h> drags in libc's socket headers, which have no BPF variant. */
+struct kb_icmp {
+	__u8 type;
+	__u8 code;
+	__be16 checksum;
+	__be32 rest;
+};
+
+struct kb_udp {
+	__be16 sport;
+	__be16 dport;
+	__be16 len;
+	__be16 checksum;
+};
 
 enum kb_parsed {
 	KB_PARSED = 0,
@@ -139,7 +153,7 @@ static __always_inline enum kb_parsed kb_parse_l4(const struct kb_packet *packet
 {
 	const __u8 *bytes = packet->l4;
 	const __be16 *ports = packet->l4;
-	const struct icmphdr *icmp = packet->l4;
+	const struct kb_icmp *icmp = packet->l4;
 
 	__builtin_memset(l4, 0, sizeof(*l4));
 	switch (packet->ip->protocol) {
@@ -151,7 +165,7 @@ static __always_inline enum kb_parsed kb_parse_l4(const struct kb_packet *packet
 		l4->tcp_flags = bytes[KB_TCP_FLAGS_AT];
 		return KB_PARSED;
 	case IPPROTO_UDP:
-		if (!kb_l4_has(packet, 8))
+		if (!kb_l4_has(packet, sizeof(struct kb_udp)))
 			return KB_PARSED_TRUNCATED;
 		l4->sport = ports[0];
 		l4->dport = ports[1];
