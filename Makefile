@@ -1,0 +1,30 @@
+# Everything starts from a fresh Debian machine as root: `make run` or `make test` installs what is missing.
+PYTHON := .venv/bin/python
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.PHONY: help setup run test lint crds bench
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' Makefile | expand -t 10
+
+setup:  ## install what is missing: Debian packages, .venv
+	@tools/setup
+
+run: setup  ## kubebee in a lab of network namespaces: real traffic, live view
+	@PYTHONPATH=e2e $(PYTHON) -m lab.quickstart
+
+test: setup lint  ## lint and run every test
+	@$(PYTHON) -m pytest
+
+lint: setup  ## ruff, mypy, import contracts, drift of crds/
+	@ruff check operator templates tests e2e benchmarks
+	@ruff format --check operator templates tests e2e benchmarks
+	@mypy
+	@lint-imports
+	@$(PYTHON) -m kubebee.cli.main crds --check
+
+crds: setup  ## generate crds/ and docs/reference.md from the models
+	@$(PYTHON) -m kubebee.cli.main crds
+
+bench: setup  ## every benchmark, as JSON lines
+	@for each in benchmarks/*.py; do $(PYTHON) $$each || exit 1; done
