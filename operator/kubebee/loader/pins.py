@@ -1,0 +1,186 @@
+"""The one place that knows pin paths: what is where under the bpffs root, and what a name means.
+
+Layout below `<bpffs>/kubebee/`::
+
+    m/<unit>/<map>@<schema>                        maps, by schema hash
+    p/<unit>/<function>@<hash>                     programs, by load hash
+    l/<unit>/<function>@<target>@<hash>@g<gen>     links
+
+bpffs refuses names with a dot (kernel, kernel/bpf/inode.c:bpf_lookup), so every name is escaped: a byte outside
+[A-Za-z0-9_-] becomes %XX. A unit's directory is `<kind>-<name>`; a name that is too long for one path
+component ends in a hash of the whole.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote
+
+from kubebee.errors import KubebeeError
+from kubebee.planner.plan import ResourceKey
+
+NAME_MAX = 255
+HASH_CHARS = 16
+_UNSAFE = re.compile(rb"[^A-Za-z0-9_-]")
+
+
+class PinError(KubebeeError):
+    """The pin directory can't be used."""
+
+    reason = "PinDirectory"
+
+
+def escape(name: str) -> str:
+    """`name` as a bpffs path component part: no dot, no slash, no '@'."""
+    escaped = _UNSAFE.sub(lambda m: b"%%%02X" % m.group()[0], name.encode()).decode()
+    if len(escaped) > NAME_MAX // 2:
+        digest = hashlib.sha256(name.encode()).hexdigest()[:HASH_CHARS]
+        escaped = f"{escaped[: NAME_MAX // 2 - HASH_CHARS - 1]}-{digest}"
+    return escaped
+
+
+def unit_directory(key: ResourceKey) -> str:
+    """Directory name of a unit."""
+    return escape(f"{key.kind.lower()}-{key.name}")
+
+
+@dataclass(frozen=True, slots=True)
+class LinkPin:
+    """What a link's file name says."""
+
+    path: Path
+    unit: str
+    function: str
+    target: str
+    load_hash: str
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class PinRoot:
+    """Pin paths of one instance.
+
+    Args:
+        bpffs: where a bpf file system is mounted.
+    """
+
+    bpffs: Path
+
+    @property
+    def root(self) -> Path:
+        """Directory that holds all of this instance's pins."""
+        return self.bpffs / "kubebee"
+
+    def prepare(self) -> None:
+        """Make the instance's directories.
+
+        Raises:
+            PinError: no bpf file system is mounted there.
+        """
+        if not is_bpffs(self.bpffs):
+            raise PinError(
+                "no bpf file system is mounted there",
+                reason="BpffsMissing",
+                where=str(self.bpffs),
+                hint=f"mount -t bpf bpf {self.bpffs}",
+            )
+        for part in ("m", "p", "l"):
+            (self.root / part).mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def lock(self) -> int:
+        """Take this instance for one process; the lock goes with the process.
+
+        Returns:
+            The file descriptor that holds the lock.
+
+        Raises:
+            PinError: another process has it.
+        """
+        fd = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            raise PinError(
+                "another kubebee process already runs this instance",
+                reason="InstanceInUse",
+                where=str(self.root),
+                hint="stop the other one, or give this one its own bpf file system with --bpffs",
+            ) from None
+        return fd
+
+    def map(self, key: ResourceKey, name: str, schema: str) -> Path:
+        """Pin of a map; a map with another schema is another pin."""
+        return self._in("m", key) / f"{escape(name)}@{schema[:HASH_CHARS]}"
+
+    def program(self, key: ResourceKey, function: str, load_hash: str) -> Path:
+        """Pin of a program."""
+        return self._in("p", key) / f"{escape(function)}@{load_hash[:HASH_CHARS]}"
+
+    def link(self, key: ResourceKey, function: str, target: str, load_hash: str, generation: int) -> Path:
+        """Pin of a link of `function` at `target` (see loader.targets for target keys)."""
+        name = f"{escape(function)}@{escape(target)}@{load_hash[:HASH_CHARS]}@g{generation}"
+        return self._in("l", key) / name
+
+    def _in(self, part: str, key: ResourceKey) -> Path:
+        return self.root / part / unit_directory(key)
+
+    def all_pins(self) -> Iterator[Path]:
+        """Every pinned object of this instance, links first: what is attached goes before what it uses."""
+        for part in ("l", "p", "m"):
+            yield from (path for path in sorted((self.root / part).glob("*/*")))
+
+    def links(self) -> Iterator[LinkPin]:
+        """Every pinned link, decoded; files with names of another layout are skipped."""
+        for path in sorted((self.root / "l").glob("*/*")):
+            parts = path.name.split("@")
+            if len(parts) == 4 and parts[3].startswith("g") and parts[3][1:].isdigit():
+                function, target, load_hash, generation = parts
+                yield LinkPin(
+                    path, path.parent.name, unquote(function), unquote(target), load_hash, int(generation[1:])
+                )
+
+    def maps_of(self, key: ResourceKey) -> dict[str, list[Path]]:
+        """Pins of a unit's maps by map name, all schemas."""
+        found: dict[str, list[Path]] = {}
+        for path in sorted(self._in("m", key).glob("*")):
+            found.setdefault(unquote(path.name.partition("@")[0]), []).append(path)
+        return found
+
+    def remove_empty(self) -> None:
+        """Remove directories of units that have nothing pinned any more."""
+        for directory in self.root.glob("*/*"):
+            if directory.is_dir() and not any(directory.iterdir()):
+                directory.rmdir()
+
+    def remove_all(self) -> None:
+        """Unpin everything and remove the instance's directory: programs go when their last link goes."""
+        for path in self.all_pins():
+            path.unlink(missing_ok=True)
+        self.remove_empty()
+        for part in ("l", "p", "m"):
+            directory = self.root / part
+            if directory.is_dir():
+                directory.rmdir()
+        if self.root.is_dir():
+            self.root.rmdir()
+
+
+def is_bpffs(path: Path) -> bool:
+    """Whether `path` is on a bpf file system."""
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8") as mounts:
+            points = {line.split()[4]: line.rpartition(" - ")[2].split()[0] for line in mounts}
+    except OSError:
+        return False
+    resolved = path.resolve()
+    for candidate in (resolved, *resolved.parents):
+        if str(candidate) in points:
+            return points[str(candidate)] == "bpf"
+    return False

@@ -1,0 +1,263 @@
+"""DirectoryStore: a folder of YAML as the source of resources, with what an API server would add.
+
+It gives each resource a generation, refuses what is invalid without losing the version before it, and keeps
+statuses and Events beside the manifests (see store.state).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from kubebee.api.parse import Resource, SpecError, parse_resource
+from kubebee.errors import KubebeeError
+from kubebee.planner.plan import ResourceKey
+from kubebee.store.manifests import SUFFIXES, Document, ManifestError, read_documents
+from kubebee.store.state import Accepted, StateDirectory
+
+KINDS = frozenset({"BpfProgram", "ServiceLB", "HostPolicy"})
+_Stamp = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A resource with what the store knows of it."""
+
+    key: ResourceKey
+    resource: Resource
+    generation: int
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A document that is not taken, and why. `key` is None where even its name can't be told.
+
+    Attributes:
+        kept_generation: generation of the version before it, which stays in force; 0 if there is none.
+    """
+
+    key: ResourceKey | None
+    error: KubebeeError
+    kept_generation: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All that the folder says at one moment."""
+
+    resources: tuple[Stored, ...]
+    config_maps: dict[tuple[str, str], dict[str, str]]
+    rejected: tuple[Rejected, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A document, read once: what it is called and what came of validating it."""
+
+    document: Document
+    name: tuple[str, str] | None
+    outcome: Resource | SpecError | None  # None: a ConfigMap
+
+    @property
+    def file(self) -> str:
+        return self.document.where.partition("#")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    stamp: _Stamp
+    entries: tuple[_Entry, ...]
+    error: ManifestError | None
+
+
+class DirectoryStore:
+    """Reads a folder of manifests; see the module's docstring.
+
+    Args:
+        directory: the folder; files `*.yaml`, `*.yml` and `*.json` in it are read, not its sub-folders.
+        now: the clock, RFC 3339 text.
+    """
+
+    def __init__(self, directory: Path, now: Callable[[], str]) -> None:
+        self.directory = directory
+        self.state = StateDirectory(directory / ".kubebee")
+        self._now = now
+        self._files: dict[str, _File] = {}
+        self._accepted = self.state.load_accepted()
+        self._parsed: dict[tuple[str, str], Resource] = {}
+
+    def scan(self) -> Snapshot:
+        """Read what changed since the last scan and say what is in force now.
+
+        Raises:
+            ManifestError: the folder itself can't be read.
+        """
+        self._refresh()
+        rejected: list[Rejected] = [
+            Rejected(None, file.error) for file in self._files.values() if file.error is not None
+        ]
+        seen: dict[tuple[str, str], str] = {}
+        config_maps: dict[tuple[str, str], dict[str, str]] = {}
+        for entry in self._entries_oldest_first():
+            if entry.outcome is None:
+                config_maps[_config_map_key(entry.document.body)] = _config_map_data(entry.document.body)
+                continue
+            refusal = self._take(entry, seen)
+            if refusal is not None:
+                rejected.append(refusal)
+        self._drop_missing(set(seen))
+        return Snapshot(tuple(self._stored()), config_maps, tuple(rejected))
+
+    def _entries_oldest_first(self) -> list[_Entry]:
+        """Documents in order of file name, those of already accepted resources first: a newcomer of the same
+        name is the one to be refused.
+        """
+
+        def newcomer(entry: _Entry) -> bool:
+            record = self._accepted.get(entry.name or ("", ""))
+            return record is None or record.source != entry.file
+
+        return sorted((e for _, file in sorted(self._files.items()) for e in file.entries), key=newcomer)
+
+    def _take(self, entry: _Entry, seen: dict[tuple[str, str], str]) -> Rejected | None:
+        name = entry.name
+        if name is not None and name in seen:
+            error = ManifestError(
+                f"{name[0]} {name[1]} is already defined in {seen[name]}",
+                reason="DuplicateResource",
+                where=entry.document.where,
+                hint="rename or remove one of the two",
+            )
+            return Rejected(None, error)
+        if isinstance(entry.outcome, SpecError):
+            if name is None or name[0] not in KINDS:
+                return Rejected(None, entry.outcome)
+            seen[name] = entry.document.where
+            record = self._accepted.get(name)
+            return Rejected(ResourceKey(*name), entry.outcome, record.generation if record else 0)
+        assert name is not None
+        assert entry.outcome is not None
+        seen[name] = entry.document.where
+        self._accept(name, entry.outcome, entry)
+        return None
+
+    def _accept(self, key: tuple[str, str], resource: Resource, entry: _Entry) -> None:
+        body = entry.document.body
+        assert isinstance(body, dict)
+        before = self._accepted.get(key)
+        source = entry.file
+        if before and before.manifest.get("spec") == body.get("spec"):
+            generation = before.generation
+        else:
+            generation = before.generation + 1 if before else 1
+        if before is None or before.manifest != body or before.source != source:
+            record = Accepted(
+                kind=key[0],
+                name=key[1],
+                source=source,
+                generation=generation,
+                created=before.created if before else self._now(),
+                manifest=body,
+            )
+            self._accepted[key] = record
+            with contextlib.suppress(OSError):
+                self.state.save_accepted(record)
+        self._parsed[key] = resource
+
+    def _drop_missing(self, seen: set[tuple[str, str]]) -> None:
+        broken = {name for name, file in self._files.items() if file.error is not None}
+        for key in [k for k in self._accepted if k not in seen]:
+            if self._accepted[key].source in broken:
+                continue  # its file can't be read just now: that is no wish to delete it
+            del self._accepted[key]
+            self._parsed.pop(key, None)
+            with contextlib.suppress(OSError):
+                self.state.forget(*key)
+
+    def _stored(self) -> list[Stored]:
+        stored = []
+        for key, record in sorted(self._accepted.items()):
+            resource = self._parsed.get(key)
+            if resource is None:
+                try:
+                    resource = self._parsed[key] = parse_resource(record.manifest, record.source)
+                except SpecError:
+                    continue  # accepted by another version of kubebee; reported through its manifest
+            stored.append(Stored(ResourceKey(*key), resource, record.generation, record.source))
+        return stored
+
+    def _refresh(self) -> None:
+        try:
+            paths = [
+                path
+                for path in self.directory.iterdir()
+                if path.suffix in SUFFIXES and not path.name.startswith(".")
+            ]
+        except OSError as error:
+            raise ManifestError(
+                f"can't be read: {error.strerror}",
+                where=str(self.directory),
+                hint="name a folder of manifests",
+            ) from error
+        files: dict[str, _File] = {}
+        for path in paths:
+            try:
+                stat = path.stat()
+            except FileNotFoundError:
+                continue
+            stamp = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+            known = self._files.get(path.name)
+            files[path.name] = known if known and known.stamp == stamp else _read(path, stamp)
+        self._files = files
+
+    async def changes(self) -> AsyncIterator[None]:
+        """Yield once for each burst of changes in the folder."""
+        from asyncinotify import Inotify, Mask
+
+        with Inotify() as inotify:
+            interesting = Mask.CLOSE_WRITE | Mask.MOVED_TO | Mask.MOVED_FROM | Mask.DELETE | Mask.ONLYDIR
+            inotify.add_watch(self.directory, interesting)
+            async for event in inotify:
+                if event.name is None or not str(event.name).startswith(".kubebee"):
+                    yield
+
+
+def _read(path: Path, stamp: _Stamp) -> _File:
+    try:
+        return _File(stamp, tuple(_entry(document) for document in read_documents(path)), None)
+    except ManifestError as error:
+        return _File(stamp, (), error)
+
+
+def _entry(document: Document) -> _Entry:
+    name = _name_of(document.body)
+    if name and name[0] == "ConfigMap":
+        return _Entry(document, name, None)
+    try:
+        return _Entry(document, name, parse_resource(document.body, document.where))
+    except SpecError as error:
+        return _Entry(document, name, error)
+
+
+def _name_of(body: object) -> tuple[str, str] | None:
+    """(kind, name) if the document has both, whatever else is wrong with it."""
+    if not isinstance(body, dict):
+        return None
+    metadata = body.get("metadata")
+    kind, name = body.get("kind"), metadata.get("name") if isinstance(metadata, dict) else None
+    return (kind, name) if isinstance(kind, str) and isinstance(name, str) else None
+
+
+def _config_map_key(body: object) -> tuple[str, str]:
+    assert isinstance(body, dict)
+    metadata = body["metadata"]
+    return str(metadata.get("namespace", "default")), str(metadata["name"])
+
+
+def _config_map_data(body: object) -> dict[str, str]:
+    assert isinstance(body, dict)
+    data = body.get("data")
+    return {str(k): v for k, v in data.items() if isinstance(v, str)} if isinstance(data, dict) else {}

@@ -1,0 +1,102 @@
+"""What the directory store keeps beside the manifests: accepted resources, statuses and events.
+
+Layout below `DIR/.kubebee/`::
+
+    accepted/<Kind>/<name>.json   last valid version, its generation and the file it came from
+    status/<Kind>/<name>.yaml     the resource's status, shaped as kubectl shows it
+    events.json                   recent Events, newest last
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import msgspec
+import yaml
+
+_Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+
+
+class Accepted(msgspec.Struct, frozen=True, kw_only=True):
+    """The last valid version of a resource, as its manifest had it."""
+
+    kind: str
+    name: str
+    source: str
+    generation: int
+    created: str
+    manifest: dict[str, object]
+
+
+class EventRecord(msgspec.Struct, kw_only=True, rename="camel"):
+    """A Kubernetes-shaped Event; repeats raise `count` (core/v1 Event, the fields kubectl shows)."""
+
+    kind: str
+    name: str
+    type: str
+    reason: str
+    message: str
+    count: int
+    first_timestamp: str
+    last_timestamp: str
+
+
+class StateDirectory:
+    """Files of one store, each replaced whole so that a reader never sees half of one."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def load_accepted(self) -> dict[tuple[str, str], Accepted]:
+        """All accepted resources; a file that can't be read is dropped: its manifest will be read anew."""
+        found = {}
+        for path in sorted((self.root / "accepted").glob("*/*.json")):
+            try:
+                record = msgspec.json.decode(path.read_bytes(), type=Accepted)
+            except (OSError, msgspec.DecodeError):
+                continue
+            found[record.kind, record.name] = record
+        return found
+
+    def save_accepted(self, record: Accepted) -> None:
+        """Keep `record` over a restart."""
+        self._write(self._path("accepted", record.kind, record.name, "json"), msgspec.json.encode(record))
+
+    def forget(self, kind: str, name: str) -> None:
+        """Drop all that is kept of a resource."""
+        self._path("accepted", kind, name, "json").unlink(missing_ok=True)
+        self._path("status", kind, name, "yaml").unlink(missing_ok=True)
+
+    def save_status(self, kind: str, name: str, document: dict[str, object]) -> None:
+        """Write a resource's status document."""
+        text = yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
+        self._write(self._path("status", kind, name, "yaml"), text.encode())
+
+    def statuses(self) -> Iterator[tuple[str, str]]:
+        """(kind, file stem) of every status on disk."""
+        for path in sorted((self.root / "status").glob("*/*.yaml")):
+            yield path.parent.name, path.stem
+
+    def save_events(self, events: list[EventRecord]) -> None:
+        """Write the recent events."""
+        self._write(self.root / "events.json", msgspec.json.format(msgspec.json.encode(events), indent=1))
+
+    def load_events(self) -> list[EventRecord]:
+        """Events of earlier runs; empty if there are none to read."""
+        try:
+            return msgspec.json.decode((self.root / "events.json").read_bytes(), type=list[EventRecord])
+        except (OSError, msgspec.DecodeError):
+            return []
+
+    def _path(self, part: str, kind: str, name: str, suffix: str) -> Path:
+        return self.root / part / quote(kind, safe="") / f"{quote(name, safe='')}.{suffix}"
+
+    @staticmethod
+    def _write(path: Path, data: bytes) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary.write_bytes(data)
+        temporary.replace(path)
