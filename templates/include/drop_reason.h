@@ -21,6 +21,17 @@ enum kb_drop_reason {
 	KB_DROP_POLICY_RULE = 16, /* a Deny rule matched */
 	KB_DROP_POLICY_DEFAULT = 17, /* no rule matched, the default action is Deny */
 
+	/* ServiceLB */
+	KB_DROP_LB_NO_BACKEND = 32, /* the frontend has no backend */
+	KB_DROP_LB_FRAGMENT = 33, /* fragment for a frontend: the ports are in another packet */
+	KB_DROP_LB_TTL = 34, /* would have left with TTL 0 */
+	KB_DROP_LB_MTU = 35, /* does not fit the way to the backend */
+	KB_DROP_LB_NO_ROUTE = 36, /* no route to the backend or back to the client */
+	KB_DROP_LB_FORWARDING_OFF = 37, /* net.ipv4.conf.*.forwarding is 0 on the ingress interface */
+	KB_DROP_LB_HEADROOM = 38, /* the driver left no room for an outer header */
+	KB_DROP_LB_PORTS = 39, /* no free SNAT source port within the tries */
+	KB_DROP_LB_FLOWS = 40, /* the flow table is full */
+
 	/* Slots of the per-CPU array kb_drops. */
 	KB_DROP_MAX = 64,
 };

@@ -178,10 +178,11 @@ def merge(frontends: Iterable[Frontend]) -> dict[FrontendKey, Frontend]:
     merged: dict[FrontendKey, Frontend] = {}
     for frontend in frontends:
         check(frontend)
-        other = merged.setdefault(frontend.key, frontend)
+        key = frontend.key
+        other = merged.setdefault(key, frontend)
         if other is not frontend:
             raise DuplicateFrontendError(
-                f"{frontend.key} is declared by {other.owner or 'one frontend'} and by {frontend.owner or 'another'}",
+                f"declared by {other.owner or 'one frontend'} and by {frontend.owner or 'another'}: {key}",
                 where=frontend.owner,
                 hint="remove one of the two, or give it another port",
             )

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * State of SNAT flows: two entries each, made together and removed together.
+ *
+ * Plain hashes, not LRU: a full table refuses new flows and never evicts a live one. Dead entries are
+ * collected by user space (kubebee/lb/gc.py) by the newer `seen` of the two and both sides' flags.
+ */
+#ifndef KB_LB_FLOW_H
+#define KB_LB_FLOW_H
+
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+
+enum lb_flow_flags {
+	LB_FLOW_FIN = 1 << 0, /* this side has sent FIN */
+	LB_FLOW_RST = 1 << 1,
+	LB_FLOW_SEEN = 1 << 2, /* on the reverse entry: the backend has answered */
+};
+
+/* As a packet of that direction carries them; zero padding. */
+struct kb_lb_flow_key {
+	__be32 saddr;
+	__be32 daddr;
+	__be16 sport;
+	__be16 dport;
+	__u8 protocol;
+	__u8 pad[3];
+};
+
+/* Client to VIP. */
+struct kb_lb_flow {
+	__u64 seen; /* ns, coarse monotonic clock */
+	__u32 backend;
+	__be32 nat_address; /* the source the backend sees */
+	__be16 nat_port;
+	__u16 flags;
+	__u32 pad;
+};
+
+/* Backend to our SNAT address. */
+struct kb_lb_rev {
+	__u64 seen;
+	__u32 backend;
+	__be32 client;
+	__be32 vip;
+	__be16 client_port;
+	__be16 vip_port;
+	__u16 flags;
+	__u16 pad[3];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__type(key, struct kb_lb_flow_key);
+	__type(value, struct kb_lb_flow);
+} kb_lb_flow SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__type(key, struct kb_lb_flow_key);
+	__type(value, struct kb_lb_rev);
+} kb_lb_rev SEC(".maps");
+
+#endif

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/* Makes the two entries of a SNAT flow, together or not at all. */
+#ifndef KB_LB_FLOW_NEW_H
+#define KB_LB_FLOW_NEW_H
+
+#include <linux/errno.h>
+#include <bpf/bpf_endian.h>
+
+#include "drop_reason.h"
+#include "lb_flow.h"
+#include "lb_select.h"
+
+/* A port is free for a backend as long as no flow of ours uses it towards that backend's address and
+ * port, so a range of 4,536 ports holds 4,536 flows a backend. Few tries: when most ports are taken,
+ * trying on would cost every other packet of this CPU its time. */
+#define LB_PORT_TRIES 8
+#define LB_PORT_STRIDE 0x9e37 /* walks the range in long steps: neighbours fill up together */
+
+/* The reverse entry's key: how the backend's answer will look. */
+static __always_inline void lb_reverse_key(struct kb_lb_flow_key *key, const struct kb_lb_backend *backend,
+					   const struct kb_lb_flow *flow, __u8 protocol)
+{
+	__builtin_memset(key, 0, sizeof(*key));
+	key->saddr = backend->address;
+	key->daddr = flow->nat_address;
+	key->sport = backend->port;
+	key->dport = flow->nat_port;
+	key->protocol = protocol;
+}
+
+static __always_inline void lb_flow_remove(const struct kb_lb_flow_key *key, const struct kb_lb_flow *flow)
+{
+	struct kb_lb_backend *backend = lb_backend(flow->backend);
+	struct kb_lb_flow_key reverse;
+
+	if (backend) {
+		lb_reverse_key(&reverse, backend, flow, key->protocol);
+		bpf_map_delete_elem(&kb_lb_rev, &reverse);
+	}
+	bpf_map_delete_elem(&kb_lb_flow, key);
+}
+
+/*
+ * Makes a flow to `choice` and leaves a copy in `flow`. Returns 0, a drop reason, or -EEXIST when
+ * another CPU made the same flow meanwhile.
+ */
+static __noinline int lb_flow_create(const struct kb_lb_flow_key *key, const struct lb_choice *choice,
+				     __u32 hash, struct kb_lb_flow *flow)
+{
+	const struct kb_lb_config *config = lb_config();
+	struct kb_lb_rev reverse = {};
+	struct kb_lb_flow_key reverse_key;
+	__u32 offset;
+	int i, error = -EEXIST;
+
+	if (!config || !choice->backend || !config->snat_ports)
+		return KB_DROP_LB_PORTS;
+	__builtin_memset(flow, 0, sizeof(*flow));
+	flow->seen = bpf_ktime_get_coarse_ns();
+	flow->backend = choice->id;
+	flow->nat_address = config->snat_source;
+
+	reverse.seen = flow->seen;
+	reverse.backend = choice->id;
+	reverse.client = key->saddr;
+	reverse.vip = key->daddr;
+	reverse.client_port = key->sport;
+	reverse.vip_port = key->dport;
+
+	lb_reverse_key(&reverse_key, choice->backend, flow, key->protocol);
+	offset = hash % config->snat_ports;
+	for (i = 0; i < LB_PORT_TRIES && error == -EEXIST; i++) {
+		flow->nat_port = bpf_htons(config->snat_first + offset);
+		reverse_key.dport = flow->nat_port;
+		error = bpf_map_update_elem(&kb_lb_rev, &reverse_key, &reverse, BPF_NOEXIST);
+		offset = (offset + LB_PORT_STRIDE) % config->snat_ports;
+	}
+	if (error)
+		return error == -EEXIST ? KB_DROP_LB_PORTS : KB_DROP_LB_FLOWS;
+
+	error = bpf_map_update_elem(&kb_lb_flow, key, flow, BPF_NOEXIST);
+	if (!error)
+		return 0;
+	bpf_map_delete_elem(&kb_lb_rev, &reverse_key);
+	return error == -EEXIST ? -EEXIST : KB_DROP_LB_FLOWS;
+}
+
+#endif

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * The tables of ServiceLB. XDP and socket programs share them by file descriptor; the sizes here
+ * are defaults, the loader sets its own before it creates them.
+ */
+#ifndef KB_LB_MAPS_H
+#define KB_LB_MAPS_H
+
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+
+#include "lb_types.h"
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct kb_lb_frontend_key);
+	__type(value, struct kb_lb_frontend);
+} kb_lb_fe SEC(".maps");
+
+/* All frontends' tables in one array: base + (hash * size >> 32) is a slot, a slot holds a backend's
+ * number. One array instead of a map per frontend saves a lookup and makes the swap one store. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 131072);
+	__type(key, __u32);
+	__type(value, struct kb_lb_row);
+} kb_lb_slots SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 131072);
+	__type(key, __u32);
+	__type(value, struct kb_lb_backend);
+} kb_lb_be SEC(".maps");
+
+/* By backend number; a backend belongs to one frontend, so frontends are sums of these. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 131072);
+	__type(key, __u32);
+	__type(value, struct kb_lb_stat);
+} kb_lb_be_stat SEC(".maps");
+
+/* By frontend id: what its backends had counted before they left. Only user space touches it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 16384);
+	__type(key, __u32);
+	__type(value, struct kb_lb_stat);
+} kb_lb_fe_stat SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct kb_lb_config);
+} kb_lb_cfg SEC(".maps");
+
+static __always_inline const struct kb_lb_config *lb_config(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&kb_lb_cfg, &zero);
+}
+
+#endif

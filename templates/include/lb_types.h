@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * What user space and the datapath of ServiceLB share. The user-space half of this file is
+ * kubebee/lb/layout.py; a test compares the two through BTF.
+ */
+#ifndef KB_LB_TYPES_H
+#define KB_LB_TYPES_H
+
+#include <linux/types.h>
+
+/* Slots are kept in rows: an array map rounds each value up to 8 bytes, which would waste half. */
+#define LB_ROW_SLOTS 16
+#define LB_ROW_SHIFT 4
+
+enum lb_frontend_flags {
+	LB_FE_DSR_IPIP = 1 << 0, /* else SNAT */
+	/* The key is a whole address (port 0, protocol 0): packets without ports ask for it. */
+	LB_FE_ADDRESS = 1 << 1,
+};
+
+enum lb_backend_flags {
+	LB_BE_USED = 1 << 0,
+	LB_BE_GONE = 1 << 1, /* takes no new flows; waits for its last one, then for the collector */
+	LB_BE_NEXT_HOP = 1 << 2, /* ifindex, mtu and macs are valid: no route lookup */
+};
+
+struct kb_lb_frontend_key {
+	__be32 address;
+	__be16 port;
+	__u8 protocol;
+	__u8 pad;
+};
+
+struct kb_lb_frontend {
+	/* base and size are read as one word: together they are the frontend's table, and a new
+	 * table comes into force in whole by one update. */
+	__u32 base; /* first slot */
+	__u32 size; /* slots; 0 = no backend */
+	__u32 id;
+	__u32 fingerprint; /* of the table's contents; only user space reads it */
+	__u16 flags;
+	__u16 pad[3];
+};
+
+struct kb_lb_row {
+	__u32 backend[LB_ROW_SLOTS];
+};
+
+/* 32 bytes, so that none spans two cache lines. Flags are last: the kernel copies upwards, so a
+ * reader that sees LB_BE_NEXT_HOP sees what it vouches for. */
+struct kb_lb_backend {
+	__be32 address;
+	__be16 port;
+	__u16 weight; /* only user space reads it */
+	__u32 frontend; /* id of the frontend it belongs to */
+	__u32 ifindex;
+	__u8 macs[12]; /* destination, then source: as a frame starts */
+	__u16 mtu;
+	__u16 flags;
+};
+
+struct kb_lb_config {
+	__be32 encap_source;
+	__be32 encap_host_mask; /* bits of encap_source that are filled from the flow's hash */
+	__be32 snat_source;
+	__u16 snat_first; /* host order */
+	__u16 snat_ports;
+	__u64 hash_seed;
+};
+
+/* From clients to backends; answers are not counted, under DSR they are not seen. */
+struct kb_lb_stat {
+	__u64 packets;
+	__u64 bytes; /* IP total length */
+	__u64 connections; /* TCP SYNs, flows created by SNAT, sockets connected */
+};
+
+#endif
