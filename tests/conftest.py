@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from lab import Lab
 from lab.netns import Namespace, remove_leftovers, run
 
 _CLONE_NEWNS = 0x00020000
@@ -113,3 +114,10 @@ def bpffs(tmp_path: Path) -> Iterator[Path]:
     run(["mount", "-t", "bpf", "bpf", str(path)])
     yield path
     run(["umount", "--lazy", str(path)])
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    """The lab of client, node and two backends, made for this test (a third of a second)."""
+    with Lab() as made:
+        yield made

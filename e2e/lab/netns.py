@@ -62,7 +62,7 @@ class Namespace:
         return NETNS_DIR / self.name
 
     def command(self, argv: Sequence[str]) -> list[str]:
-        """`argv` as it runs in this network namespace, the caller's mounts unchanged."""
+        """Return `argv` as it runs in this network namespace, the caller's mounts unchanged."""
         return ["nsenter", f"--net={self.path}", "--", *argv]
 
     def run(self, *argv: str, check: bool = True, timeout: float = 20) -> subprocess.CompletedProcess[str]:
