@@ -1,0 +1,184 @@
+"""Links: the attachment of a program to a hook, which lives as long as a descriptor or pin holds it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from pathlib import Path
+from typing import Self
+
+from kubebee.bpf.constants import AttachFlag, AttachType, Cmd, LinkType
+from kubebee.bpf.syscall import bpf, c_string, fd_by_id, next_id, obj_get, obj_info, obj_pin
+
+_INFO_SIZE = 64  # struct bpf_link_info up to the end of every member read here
+_DETAILS = 16  # offset of its union
+_NAME_ROOM = 256
+
+
+class PerfLinkType(IntEnum):
+    """What a link of type PERF_EVENT sits on (enum bpf_perf_event_type)."""
+
+    UNSPEC = 0
+    UPROBE = 1
+    URETPROBE = 2
+    KPROBE = 3
+    KRETPROBE = 4
+    TRACEPOINT = 5
+    EVENT = 6
+
+
+@dataclass(frozen=True, slots=True)
+class LinkInfo:
+    """What the kernel says about a link; fields that its type does not have are None.
+
+    Attributes:
+        ifindex: XDP, TCX and NETKIT; 0 once the interface is gone.
+        attach_type: hook, for types that serve several.
+        cgroup_id: CGROUP; the inode number of its folder.
+        map_id: STRUCT_OPS.
+        netns_ino: NETNS.
+        target_btf_id: TRACING; the function or tracepoint in the kernel's BTF.
+        perf_type: PERF_EVENT, on kernels from 6.6.
+        target: name of the tracepoint, iterator, function, or path of the probed file.
+        offset: probes; bytes into the function or file.
+    """
+
+    id: int
+    type: LinkType
+    prog_id: int
+    ifindex: int | None = None
+    attach_type: AttachType | None = None
+    cgroup_id: int | None = None
+    map_id: int | None = None
+    netns_ino: int | None = None
+    target_btf_id: int | None = None
+    perf_type: PerfLinkType | None = None
+    target: str | None = None
+    offset: int | None = None
+
+
+class Link:
+    """An open link. Owns its file descriptor; use as a context manager or call close()."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    @classmethod
+    def from_pin(cls, path: str | Path) -> Self:
+        """Open the link pinned at a path."""
+        return cls(obj_get(str(path)))
+
+    @classmethod
+    def from_id(cls, link_id: int) -> Self:
+        """Open a link by its id."""
+        return cls(fd_by_id(Cmd.LINK_GET_FD_BY_ID, link_id))
+
+    @property
+    def fd(self) -> int:
+        """The file descriptor."""
+        return self._fd
+
+    @property
+    def info(self) -> LinkInfo:
+        """What the kernel says about the link now."""
+        return link_info(self._fd)
+
+    def update(self, prog_fd: int, expected_prog_fd: int | None = None) -> None:
+        """Replace the program in one step: no packet or event sees neither.
+
+        Args:
+            prog_fd: the new program.
+            expected_prog_fd: refuse (EPERM) unless this is the program that is attached now.
+
+        Raises:
+            BpfError: EINVAL for another program type or a link type without replacement
+                (tracing, perf events), ENOLINK when the link was detached.
+        """
+        flags = 0 if expected_prog_fd is None else AttachFlag.REPLACE
+        attr = struct.pack("=IIII", self._fd, prog_fd, flags, expected_prog_fd or 0)
+        bpf(Cmd.LINK_UPDATE, attr, "cannot replace the program of a link")
+
+    def detach(self) -> None:
+        """Take the program off its hook while the link stays.
+
+        Raises:
+            BpfError: EOPNOTSUPP for tracing and perf-event links: closing and unpinning detaches those.
+        """
+        bpf(Cmd.LINK_DETACH, struct.pack("=I", self._fd), "cannot detach a link")
+
+    def pin(self, path: str | Path) -> None:
+        """Pin the link into a bpffs: the attachment outlives the process."""
+        obj_pin(self._fd, str(path))
+
+    def close(self) -> None:
+        """Close the descriptor; without a pin or other descriptor the program is detached."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Link fd={self._fd}>"
+
+
+def link_info(fd: int) -> LinkInfo:
+    """Read the info of an open link."""
+    raw = obj_info(fd, _INFO_SIZE)
+    kind, link_id, prog_id = struct.unpack_from("=III", raw)
+    first, second, third = struct.unpack_from("=III", raw, _DETAILS)
+    base = LinkInfo(link_id, LinkType(kind), prog_id)
+    match base.type:
+        case LinkType.XDP:
+            return replace(base, ifindex=first, attach_type=AttachType.XDP)
+        case LinkType.TCX | LinkType.NETKIT:
+            return replace(base, ifindex=first, attach_type=AttachType(second))
+        case LinkType.CGROUP:
+            return replace(base, cgroup_id=first | second << 32, attach_type=AttachType(third))
+        case LinkType.NETNS:
+            return replace(base, netns_ino=first, attach_type=AttachType(second))
+        case LinkType.STRUCT_OPS:
+            return replace(base, map_id=first)
+        case LinkType.TRACING:
+            return replace(base, attach_type=AttachType(first), target_btf_id=third)
+        case LinkType.RAW_TRACEPOINT | LinkType.ITER:
+            return replace(base, target=_name(fd, b""))
+        case LinkType.PERF_EVENT:
+            return _perf_info(fd, base, raw)
+    return base
+
+
+def _perf_info(fd: int, base: LinkInfo, raw: bytes) -> LinkInfo:
+    kind, offset = struct.unpack_from("=I16xI", raw, _DETAILS)
+    perf_type = PerfLinkType(kind)
+    if perf_type in (PerfLinkType.UNSPEC, PerfLinkType.EVENT):
+        return replace(base, perf_type=perf_type)
+    return replace(
+        base,
+        perf_type=perf_type,
+        target=_name(fd, raw[_DETAILS : _DETAILS + 8]),
+        offset=None if perf_type is PerfLinkType.TRACEPOINT else offset,
+    )
+
+
+def _name(fd: int, before: bytes) -> str:
+    """Read the name whose address and length stand in the union after the bytes `before`."""
+    room = ctypes.create_string_buffer(_NAME_ROOM)
+    address_and_length = struct.pack("=QI", ctypes.addressof(room), _NAME_ROOM)
+    obj_info(fd, _INFO_SIZE, b"\0" * _DETAILS + before + address_and_length)
+    return c_string(room.raw)
+
+
+def link_ids() -> Iterator[int]:
+    """Yield the ids of all links on the machine."""
+    current: int | None = 0
+    while (current := next_id(Cmd.LINK_GET_NEXT_ID, current or 0)) is not None:
+        yield current
