@@ -1,1 +1,1 @@
-"""The custom resources: pydantic models, the only definition of them."""
+"""The custom resources: pydantic models are the only definition of them, all else is made from these."""
