@@ -96,27 +96,32 @@ def test_xdp_counts_packets_and_is_found_on_its_interface(
 
 def test_a_links_program_is_replaced_in_place(pair: tuple[Namespace, Namespace]) -> None:
     context = "struct xdp_md *ctx __attribute__((unused))"
-    with counting("xdp", context, 2) as old, counting("xdp", context, 2) as new:
-        with attach.attach_xdp(old.programs["probe"].fd, iface.ifindex("left"), "native") as link:
-            before = link.info
+    with (
+        counting("xdp", context, 2) as old,
+        counting("xdp", context, 2) as new,
+        attach.attach_xdp(old.programs["probe"].fd, iface.ifindex("left"), "native") as link,
+    ):
+        before = link.info
+        link.update(new.programs["probe"].fd, expected_prog_fd=old.programs["probe"].fd)
+        assert link.info.id == before.id
+        assert link.info.prog_id != before.prog_id
+        with pytest.raises(BpfError) as caught:
             link.update(new.programs["probe"].fd, expected_prog_fd=old.programs["probe"].fd)
-            assert link.info.id == before.id
-            assert link.info.prog_id != before.prog_id
-            with pytest.raises(BpfError) as caught:
-                link.update(new.programs["probe"].fd, expected_prog_fd=old.programs["probe"].fd)
-            assert caught.value.reason == "EPERM"
-            send(pair[1])
-            assert eventually(lambda: hits(new) > 0)
-            link.detach()
-            assert link.info.ifindex == 0
+        assert caught.value.reason == "EPERM"
+        send(pair[1])
+        assert eventually(lambda: hits(new) > 0)
+        link.detach()
+        assert link.info.ifindex == 0
 
 
 def test_a_pinned_link_outlives_its_descriptor(pair: tuple[Namespace, Namespace], bpffs: Path) -> None:
     index = iface.ifindex("left")
-    with counting("xdp", "struct xdp_md *ctx __attribute__((unused))", 2) as obj:
-        with attach.attach_xdp(obj.programs["probe"].fd, index, "native") as link:
-            link.pin(bpffs / "link")
-            link_id = link.info.id
+    with (
+        counting("xdp", "struct xdp_md *ctx __attribute__((unused))", 2) as obj,
+        attach.attach_xdp(obj.programs["probe"].fd, index, "native") as link,
+    ):
+        link.pin(bpffs / "link")
+        link_id = link.info.id
     with Link.from_pin(bpffs / "link") as again:
         assert again.info.id == link_id
     (bpffs / "link").unlink()
@@ -163,12 +168,14 @@ def test_clsact_carries_a_program_without_tcx(pair: tuple[Namespace, Namespace],
 
 
 def test_a_tracepoint_sees_programs_start() -> None:
-    with counting("tracepoint/sched/sched_process_exec", "void *ctx __attribute__((unused))") as obj:
-        with attach.attach_tracepoint(obj.programs["probe"].fd, "sched", "sched_process_exec") as link:
-            assert link.info.perf_type is PerfLinkType.TRACEPOINT
-            assert link.info.target == "sched_process_exec"
-            subprocess.run(["true"], check=True)
-            assert hits(obj) > 0
+    with (
+        counting("tracepoint/sched/sched_process_exec", "void *ctx __attribute__((unused))") as obj,
+        attach.attach_tracepoint(obj.programs["probe"].fd, "sched", "sched_process_exec") as link,
+    ):
+        assert link.info.perf_type is PerfLinkType.TRACEPOINT
+        assert link.info.target == "sched_process_exec"
+        subprocess.run(["true"], check=True)
+        assert hits(obj) > 0
 
 
 @pytest.mark.parametrize("name", [("sched", "no_such_event"), ("..", "sched"), ("sched/../sched", "x")])
@@ -189,11 +196,13 @@ def test_a_raw_tracepoint_sees_programs_start() -> None:
 
 
 def test_a_tp_btf_program_sees_programs_start() -> None:
-    with counting("tp_btf/sched_process_exec", "void *ctx __attribute__((unused))") as obj:
-        with attach.attach_tracing(obj.programs["probe"].fd) as link:
-            assert link.info.target == "sched_process_exec"
-            subprocess.run(["true"], check=True)
-            assert hits(obj) > 0
+    with (
+        counting("tp_btf/sched_process_exec", "void *ctx __attribute__((unused))") as obj,
+        attach.attach_tracing(obj.programs["probe"].fd) as link,
+    ):
+        assert link.info.target == "sched_process_exec"
+        subprocess.run(["true"], check=True)
+        assert hits(obj) > 0
 
 
 @pytest.mark.parametrize("retprobe", [False, True])
@@ -244,14 +253,16 @@ def cgroup() -> Iterator[Path]:
 @pytest.mark.parametrize("direction", ["ingress", "egress"])
 def test_a_cgroup_program_sees_packets_of_its_processes(cgroup: Path, direction: str) -> None:
     hook = AttachType[f"CGROUP_INET_{direction.upper()}"]
-    with counting(f"cgroup_skb/{direction}", "void *skb __attribute__((unused))", 1) as obj:
-        with attach.attach_cgroup(obj.programs["probe"].fd, cgroup, hook) as link:
-            assert (link.info.cgroup_id, link.info.attach_type) == (cgroup.stat().st_ino, hook)
-            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-                sock.bind(("127.0.0.1", 0))
-                sock.sendto(b"x", sock.getsockname())
-                sock.recv(1)
-            assert hits(obj) == 1
+    with (
+        counting(f"cgroup_skb/{direction}", "void *skb __attribute__((unused))", 1) as obj,
+        attach.attach_cgroup(obj.programs["probe"].fd, cgroup, hook) as link,
+    ):
+        assert (link.info.cgroup_id, link.info.attach_type) == (cgroup.stat().st_ino, hook)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.bind(("127.0.0.1", 0))
+            sock.sendto(b"x", sock.getsockname())
+            sock.recv(1)
+        assert hits(obj) == 1
 
 
 def use_sockets(family: int, loopback: str) -> None:
@@ -287,11 +298,13 @@ def test_every_socket_address_hook_runs(cgroup: Path, hook: str) -> None:
 
 
 def test_a_sock_ops_program_sees_a_connection(cgroup: Path) -> None:
-    with counting("sockops", "void *ctx __attribute__((unused))", 1) as obj:
-        with attach.attach_cgroup(obj.programs["probe"].fd, cgroup, AttachType.CGROUP_SOCK_OPS):
-            with socket.create_server(("127.0.0.1", 0)) as server:
-                socket.create_connection(server.getsockname(), timeout=5).close()
-            assert hits(obj) > 0
+    with (
+        counting("sockops", "void *ctx __attribute__((unused))", 1) as obj,
+        attach.attach_cgroup(obj.programs["probe"].fd, cgroup, AttachType.CGROUP_SOCK_OPS),
+    ):
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            socket.create_connection(server.getsockname(), timeout=5).close()
+        assert hits(obj) > 0
 
 
 def test_a_missing_cgroup_is_named() -> None:
