@@ -10,11 +10,12 @@ from __future__ import annotations
 from typing import Any, TypeAlias
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import core_schema
 
 from kubebee.api.docs import about, field_docs
-from kubebee.api.v1alpha1.common import RuledModel, StatusModel, cel_field
+from kubebee.api.v1alpha1.common import ApiModel, Later, RuledModel, StatusModel, cel_field
 
 Schema: TypeAlias = dict[str, Any]
 """A JSON schema; its values are JSON."""
@@ -36,7 +37,8 @@ class _Generator(GenerateJsonSchema):
         for name, info in model.model_fields.items():
             field = made["properties"][info.alias or name]
             default = None if issubclass(model, StatusModel) else info.default
-            field["description"] = _described(docs[name], default)
+            field["description"] = _described(docs[name], default) + _not_yet(info)
+        made["x-built"] = not issubclass(model, ApiModel) or model.built
         rules = model.rules if issubclass(model, RuledModel) else ()
         if told := [{"rule": rule.cel, "message": rule.message} for rule in rules if rule.cel]:
             made[VALIDATIONS] = told
@@ -53,6 +55,15 @@ class _Generator(GenerateJsonSchema):
 
     def nullable_schema(self, schema: core_schema.NullableSchema) -> Schema:
         return self.generate_inner(schema["schema"])
+
+
+def _not_yet(field: FieldInfo) -> str:
+    mark = next((item for item in field.metadata if isinstance(item, Later)), None)
+    if mark is None:
+        return ""
+    return (
+        f" Not implemented yet: {', '.join(sorted(mark.values))}." if mark.values else " Not implemented yet."
+    )
 
 
 def _described(text: str, default: object) -> str:
@@ -112,7 +123,9 @@ class _Structural:
             for name, field in variant["properties"].items():
                 if name != key:
                     fields.setdefault(name, {})[tag] = self.convert(field)
-        kinds = {"type": "string", "enum": list(variants), "description": "Where it is attached."}
+        missing = [tag for tag, variant in variants.items() if not variant["x-built"]]
+        text = f"What it is attached to. Not implemented yet: {', '.join(missing)}."
+        kinds = {"type": "string", "enum": list(variants), "description": text}
         return {
             "type": "object",
             "required": [key],

@@ -198,7 +198,9 @@ Line = Annotated[str, Field(max_length=256)]
 Sentence = Annotated[str, Field(max_length=1024)]
 LogTail = Annotated[str, Field(max_length=2048)]
 Time = Annotated[str, Field(max_length=64, json_schema_extra={"format": "date-time"})]
-LabelValues = Annotated[dict[Annotated[str, Field(max_length=316)], Word], Field(max_length=64)]
+LabelKey = Annotated[str, Field(min_length=1, max_length=316)]
+LabelValue = Annotated[str, Field(max_length=63)]
+LabelValues = Annotated[dict[LabelKey, LabelValue], Field(max_length=64)]
 
 
 def _number_as_text(value: object) -> object:

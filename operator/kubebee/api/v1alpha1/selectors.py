@@ -13,6 +13,8 @@ from kubebee.api.v1alpha1.common import (
     ApiModel,
     Bool,
     InterfaceName,
+    LabelKey,
+    LabelValue,
     LabelValues,
     Rule,
     RuledModel,
@@ -45,11 +47,11 @@ class Expression(RuledModel):
         ),
     )
 
-    key: Annotated[str, Field(min_length=1, max_length=316)]
+    key: LabelKey
     """The label."""
     operator: Literal["In", "NotIn", "Exists", "DoesNotExist"]
     """How its value compares with `values`."""
-    values: Annotated[tuple[Word, ...], Field(max_length=64)] = ()
+    values: Annotated[tuple[LabelValue, ...], Field(max_length=64)] = ()
     """Values for In and NotIn."""
 
 
