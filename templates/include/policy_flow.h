@@ -12,6 +12,10 @@
 
 #include "parse.h"
 
+#ifdef KB_POLICY_LB_REVERSE
+#include "lb_flow.h"
+#endif
+
 #define KB_ICMP_UNREACHABLE 3
 #define KB_ICMP_TIME_EXCEEDED 11
 #define KB_ICMP_PARAMETER 12
@@ -40,6 +44,26 @@ static __always_inline bool kb_flow_udp(struct xdp_md *ctx, kb_tuple4 *tuple)
 	known = sk->dst_ip4 == tuple->saddr && sk->dst_port == tuple->sport;
 	bpf_sk_release(sk);
 	return known;
+}
+
+/* An answer of a backend to this host's SNAT address: no socket knows it, ServiceLB does. */
+static __always_inline bool kb_flow_snat(const kb_tuple4 *tuple, __u8 protocol)
+{
+#ifdef KB_POLICY_LB_REVERSE
+	struct kb_lb_flow_key key = {
+		.saddr = tuple->saddr,
+		.daddr = tuple->daddr,
+		.sport = tuple->sport,
+		.dport = tuple->dport,
+		.protocol = protocol,
+	};
+
+	return bpf_map_lookup_elem(&kb_lb_rev, &key);
+#else
+	(void)tuple;
+	(void)protocol;
+	return false;
+#endif
 }
 
 /* An ICMP error quotes the packet that the host sent: IP header and 8 bytes (RFC 792). */
@@ -92,9 +116,9 @@ static __attribute__((noinline)) bool kb_flow_known(struct xdp_md *ctx, const st
 		/* A bare SYN asks for something new; not looked up, so a flood of them stays cheap. */
 		if ((l4->tcp_flags & (KB_TCP_SYN | KB_TCP_ACK)) == KB_TCP_SYN)
 			return false;
-		return kb_flow_tcp(ctx, &tuple);
+		return kb_flow_tcp(ctx, &tuple) || kb_flow_snat(&tuple, IPPROTO_TCP);
 	case IPPROTO_UDP:
-		return kb_flow_udp(ctx, &tuple);
+		return kb_flow_udp(ctx, &tuple) || kb_flow_snat(&tuple, IPPROTO_UDP);
 	case IPPROTO_ICMP:
 		if (l4->icmp_type == KB_ICMP_UNREACHABLE || l4->icmp_type == KB_ICMP_TIME_EXCEEDED ||
 		    l4->icmp_type == KB_ICMP_PARAMETER)
