@@ -28,7 +28,8 @@ from support.clang import HEADERS, LICENSE, compile_c
 
 pytestmark = pytest.mark.root
 
-CGROUPS = Path("/sys/fs/cgroup/unified")
+HYBRID = Path("/sys/fs/cgroup/unified")
+CGROUPS = HYBRID if HYBRID.is_dir() else Path("/sys/fs/cgroup")
 
 
 def counting(section: str, signature: str, result: int = 0, condition: str = "1") -> BpfObject:
@@ -238,7 +239,7 @@ def test_a_symbol_that_a_file_lacks_is_named(tmp_path: Path) -> None:
 def cgroup() -> Iterator[Path]:
     """A cgroup that this test's own process is in, for as long as the test runs."""
     if not (CGROUPS / "cgroup.procs").exists():
-        pytest.skip("no cgroup2 at /sys/fs/cgroup/unified")
+        pytest.skip("no cgroup2 at /sys/fs/cgroup")
     home = CGROUPS / next(
         line.split("::/", 1)[1] for line in Path("/proc/self/cgroup").read_text().splitlines() if "::" in line
     )
@@ -379,6 +380,24 @@ def test_a_congestion_control_registers_and_serves_a_connection(netns: Callable[
                 client.connect(server.getsockname())
                 client.sendall(b"x" * 100_000)
                 assert eventually(lambda: hits(obj) > 0)
+
+
+def test_a_congestion_control_is_replaced_while_connections_use_it(netns: Callable[[str], Namespace]) -> None:
+    elf = compile_c(CONGESTION_CONTROL)
+    with BpfObject.open(elf) as old, BpfObject.open(elf) as new:
+        old.load()
+        new.load()
+        with inside(netns("cc")), attach.attach_struct_ops(old.maps["kb_cc"]) as link:
+            before = link.info
+            attach.replace_struct_ops(link, new.maps["kb_cc"])
+            assert link.info.id == before.id
+            assert link.info.map_id != before.map_id
+            with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as client:
+                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"kb_test_cc")
+                client.connect(server.getsockname())
+                client.sendall(b"x" * 100_000)
+                assert eventually(lambda: hits(new) > 0)
+                assert hits(old) == 0
 
 
 def test_kprobes_are_refused_with_what_the_kernel_is_missing() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import platform
 import shutil
 import subprocess
 import tempfile
@@ -29,7 +30,7 @@ def compile_c(source: str) -> bytes:
                 *(
                     "-I",
                     str(INCLUDE),
-                    "-I/usr/include/x86_64-linux-gnu",
+                    f"-I/usr/include/{platform.machine()}-linux-gnu",
                     "-x",
                     "c",
                     "-",

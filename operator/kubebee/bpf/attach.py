@@ -69,7 +69,14 @@ def attach_xdp(prog_fd: int, ifindex: int, mode: XdpMode) -> Link:
         BpfError: EBUSY if another program is there, EOPNOTSUPP if the driver has no native mode.
     """
     flags = XdpFlag.DRV_MODE if mode == "native" else XdpFlag.SKB_MODE
-    return _link(prog_fd, ifindex, AttachType.XDP, flags, what=f"cannot attach XDP in {mode} mode")
+    return _link(
+        prog_fd,
+        ifindex,
+        AttachType.XDP,
+        flags,
+        what=f"cannot attach XDP in {mode} mode",
+        where=f"interface {ifindex}",
+    )
 
 
 def attach_tcx(prog_fd: int, ifindex: int, ingress: bool, position: Position | None = None) -> Link:
@@ -82,7 +89,15 @@ def attach_tcx(prog_fd: int, ifindex: int, ingress: bool, position: Position | N
     hook = AttachType.TCX_INGRESS if ingress else AttachType.TCX_EGRESS
     place = position or Position()
     extra = struct.pack("=I4xQ", place.relative_id, 0)
-    return _link(prog_fd, ifindex, hook, place.flags, extra, what=f"cannot attach {hook.name.lower()}")
+    return _link(
+        prog_fd,
+        ifindex,
+        hook,
+        place.flags,
+        extra,
+        what=f"cannot attach {hook.name.lower()}",
+        where=f"interface {ifindex}",
+    )
 
 
 def attach_tracepoint(prog_fd: int, category: str, name: str) -> Link:
@@ -174,6 +189,15 @@ def attach_struct_ops(operations: ObjectMap) -> Link:
         LoadError: EEXIST if operations of that name are registered, EINVAL if the kernel refuses them.
     """
     return Link(operations.attach_struct_ops())
+
+
+def replace_struct_ops(link: Link, operations: ObjectMap) -> None:
+    """Put a loaded map's operations in place of those of a link, which must have the same name.
+
+    Raises:
+        LoadError: the kernel refused; what was registered stays.
+    """
+    operations.replace_struct_ops(link.fd)
 
 
 def _link(

@@ -26,7 +26,7 @@ class ClsactFilter:
 
     def remove(self) -> None:
         """Remove the filter; that it or the interface is gone already is no error."""
-        from pyroute2 import IPRoute, NetlinkError  # 20 MB: only where it is needed
+        from pyroute2 import IPRoute, NetlinkError  # 25 MB: only where it is needed
 
         try:
             with IPRoute() as route:
@@ -60,7 +60,7 @@ def attach_clsact(
     Raises:
         BpfError: netlink refused.
     """
-    from pyroute2 import IPRoute, NetlinkError  # 20 MB: only where it is needed
+    from pyroute2 import IPRoute, NetlinkError  # 25 MB: only where it is needed
 
     try:
         with IPRoute() as route:

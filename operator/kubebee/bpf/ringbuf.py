@@ -14,7 +14,7 @@ _BUSY = 1 << 31
 _DISCARD = 1 << 30
 _LENGTH = _DISCARD - 1
 _HEADER = 8
-_POSITION = struct.Struct("=Q")
+_POSITION = struct.Struct("Q")  # native, so that it is read and written as one word
 
 
 class RingBuffer:
@@ -63,8 +63,7 @@ class RingBuffer:
             if not header & _DISCARD:
                 records.append(self._produced[start + _HEADER : start + _HEADER + length])
             position += (_HEADER + length + 7) & ~7
-            # An aligned 8-byte copy is one store, and x86-64 and the interpreter's own work keep it
-            # behind the reads above; the kernel reads it with acquire semantics.
+            # Only after the copy above: from here on the kernel may overwrite the record.
             _POSITION.pack_into(self._consumer, 0, position)
         return records
 
