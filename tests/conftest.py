@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import fnmatch
 import os
 from collections.abc import Callable, Iterator
@@ -12,12 +11,9 @@ from pathlib import Path
 import pytest
 
 from lab import Lab
-from lab.netns import Namespace, remove_leftovers, run
+from lab.netns import Namespace, private_mounts, remove_leftovers, run
 
-_CLONE_NEWNS = 0x00020000
-_MS_REC_PRIVATE = 0x4000 | 0x40000
 _SKIPS = pytest.StashKey[list[tuple[str, str]]]()
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True)
@@ -44,8 +40,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Give the run a mount namespace of its own: what tests mount goes with it, even after kill -9."""
     config.stash[_SKIPS] = []
     if os.geteuid() == 0:
-        if _libc.unshare(_CLONE_NEWNS) or _libc.mount(b"none", b"/", None, _MS_REC_PRIVATE, None):
-            raise pytest.UsageError(f"no mount namespace for the run: {os.strerror(ctypes.get_errno())}")
+        private_mounts()
         remove_leftovers()
 
 

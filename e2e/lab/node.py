@@ -48,7 +48,9 @@ def stop_started(process: subprocess.Popen[str]) -> None:
 
 def start_and_wait_ready(argv: Sequence[str]) -> subprocess.Popen[str]:
     """Start a command that prints ``ready`` once it is, and ends when its stdin does."""
-    process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(  # in a session of its own: Ctrl-C is for the lab's user, who cleans up
+        argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
     assert process.stdout is not None
     if process.stdout.readline().strip() != "ready":
         stop_started(process)
