@@ -1,6 +1,6 @@
 """``make run``: kubebee in the lab on examples/quickstart, with real traffic, and a verdict.
 
-On a terminal it shows the live view until Ctrl-C; otherwise it runs until everything was seen once, and prints
+On a terminal it shows the live view until Ctrl-C; otherwise it runs until each thing was seen, and prints
 the last state. Exit code 0: all is attached, both backends answered, denied traffic was denied.
 """
 

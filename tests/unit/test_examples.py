@@ -1,0 +1,38 @@
+"""Every manifest in examples/ is a valid resource, and together they show each attach type."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from kubebee.api.parse import parse_resource
+from kubebee.api.v1alpha1.bpfprogram import BpfProgram
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+FILES = sorted(EXAMPLES.rglob("*.yaml"))
+BUILT = {
+    *("XDP", "TC", "Tracepoint", "RawTracepoint", "TpBtf", "Uprobe", "Uretprobe", "CgroupSkb"),
+    *("CgroupSockAddr", "SockOps", "Iter", "StructOps", "Kprobe", "Kretprobe", "Fentry", "Fexit", "Lsm"),
+}
+
+
+def resources(path: Path) -> list[object]:
+    documents = yaml.safe_load_all(path.read_text())
+    return [parse_resource(document, str(path)) for document in documents if document["kind"] != "ConfigMap"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(EXAMPLES)))
+def test_manifest_is_valid(path: Path) -> None:
+    assert resources(path)
+
+
+def test_examples_show_every_attach_type() -> None:
+    programs = [each for path in FILES for each in resources(path) if isinstance(each, BpfProgram)]
+    assert {function.attach.type for each in programs for function in each.spec.programs} >= BUILT
+
+
+def test_names_are_unique() -> None:
+    names = [(each.kind, each.metadata.name) for path in FILES for each in resources(path)]  # type: ignore[attr-defined]
+    assert len(names) == len(set(names))
