@@ -34,7 +34,8 @@ def used(kind: str, spec: str) -> tuple[str, ...]:
         ),
         (
             "BpfProgram",
-            "{source: {inline: a}, programs: [{name: f, attach: {type: XDP, interfaces: {pods: {selector: {}}}}}]}",
+            "{source: {inline: a},"
+            " programs: [{name: f, attach: {type: XDP, interfaces: {pods: {selector: {}}}}}]}",
             "spec.programs[0].attach.interfaces.pods",
         ),
         (
