@@ -11,9 +11,10 @@
 
 #include "lb_types.h"
 
+/* One entry a frontend and one an address. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 16384);
+	__uint(max_entries, 32768);
 	__type(key, struct kb_lb_frontend_key);
 	__type(value, struct kb_lb_frontend);
 } kb_lb_fe SEC(".maps");

@@ -7,7 +7,7 @@ Addresses are IPv4 as host-order integers and ports are plain integers: at 100,0
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from ipaddress import AddressValueError, IPv4Address
 from typing import NamedTuple
@@ -105,7 +105,7 @@ class Frontend:
     key: FrontendKey
     backends: tuple[Backend, ...]
     forwarding: Forwarding = Forwarding.SNAT
-    owner: str = ""
+    owner: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)

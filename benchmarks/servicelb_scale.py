@@ -1,0 +1,104 @@
+"""ServiceLB at size: from frontend objects to maps, one backend changed, adoption after a restart.
+
+Prints JSON. Needs root. Maps are anonymous and go with the process.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeVar
+
+from kubebee.bpf.constants import MapFlag, MapType
+from kubebee.bpf.map import Map
+from kubebee.lb.layout import BACKEND_BYTES, ROW_BYTES
+from kubebee.lb.model import Backend, Forwarding, Frontend, FrontendKey, LbConfig, Protocol, merge
+from kubebee.lb.sync import LbState, SyncReport
+
+FRONTENDS = 10_000
+BACKENDS = 10
+ROWS = FRONTENDS * 64 + 64 * 1024
+T = TypeVar("T")
+CONFIG = LbConfig(snat_address=0x0A000001)
+
+
+def make_maps() -> dict[str, Map]:
+    def array(name: str, value_size: int, entries: int, flags: int = 0) -> Map:
+        return Map.create(MapType.ARRAY, 4, value_size, entries, name, flags)
+
+    return {
+        "kb_lb_fe": Map.create(MapType.HASH, 8, 24, 4 * FRONTENDS, "kb_lb_fe"),
+        "kb_lb_slots": array("kb_lb_slots", ROW_BYTES, ROWS, MapFlag.MMAPABLE),
+        "kb_lb_be": array("kb_lb_be", BACKEND_BYTES, 2 * FRONTENDS * BACKENDS),
+        "kb_lb_be_stat": Map.create(MapType.PERCPU_ARRAY, 4, 24, 2 * FRONTENDS * BACKENDS, "kb_lb_be_stat"),
+        "kb_lb_fe_stat": array("kb_lb_fe_stat", 24, 2 * FRONTENDS),
+        "kb_lb_cfg": array("kb_lb_cfg", 24, 1),
+    }
+
+
+def make_frontends() -> list[Frontend]:
+    return [
+        Frontend(
+            FrontendKey(0x0A600000 + i, 80, Protocol.TCP),
+            tuple(Backend(0x0A800000 + i * BACKENDS + j, 8080) for j in range(BACKENDS)),
+            Forwarding.SNAT,
+            f"ServiceLB/s{i}",
+        )
+        for i in range(FRONTENDS)
+    ]
+
+
+def timed(call: Callable[[], T]) -> tuple[float, T]:
+    start = time.perf_counter()
+    result = call()
+    return time.perf_counter() - start, result
+
+
+def main() -> None:
+    maps = make_maps()
+    objects = make_frontends()
+    merge_seconds, desired = timed(lambda: merge(objects))
+    state = LbState.adopt(maps)
+    first, report = timed(lambda: state.apply(maps, desired, CONFIG))
+    assert report.added == FRONTENDS, report
+    noop, _ = timed(lambda: state.apply(maps, desired, CONFIG))
+    copy = merge(make_frontends())
+    noop_equal, report = timed(lambda: state.apply(maps, copy, CONFIG))
+    assert not report.changed
+
+    changes = []
+    for i in range(9):
+        key = FrontendKey(0x0A600000 + i * 997, 80, Protocol.TCP)
+        old = desired[key]
+        desired[key] = replace(old, backends=old.backends[1:])
+        seconds, report = timed(lambda: state.apply(maps, desired, CONFIG))
+        assert report.changed == 1, report
+        changes.append(seconds)
+    adoption, adopted = timed(lambda: LbState.adopt(maps))
+    after_adoption, report = timed(lambda: adopted.apply(maps, desired, CONFIG))
+    assert report == SyncReport(), report
+
+    result = {
+        "frontends": FRONTENDS,
+        "backends_each": BACKENDS,
+        "merge_seconds": round(merge_seconds, 4),
+        "first_apply_seconds": round(first, 4),
+        "noop_same_objects_ms": round(noop * 1e3, 3),
+        "noop_equal_objects_ms": round(noop_equal * 1e3, 3),
+        "one_backend_removed_ms": {
+            "median": round(statistics.median(changes) * 1e3, 3),
+            "worst": round(max(changes) * 1e3, 3),
+        },
+        "adopt_seconds": round(adoption, 4),
+        "apply_after_adopt_ms": round(after_adoption * 1e3, 3),
+        "max_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+    }
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()

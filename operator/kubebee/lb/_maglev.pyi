@@ -1,0 +1,3 @@
+from typing_extensions import Buffer
+
+def fill(slots: Buffer, offset: int, size: int, members: Buffer, /) -> None: ...

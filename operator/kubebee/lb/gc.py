@@ -1,0 +1,116 @@
+"""Removes SNAT flows that are over, and frees the backends they kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from kubebee.bpf.map import Map
+from kubebee.lb.grace import wait_for_readers
+from kubebee.lb.layout import BackendValue, Flow, FlowFlag, FlowKey, Reverse, u32
+from kubebee.lb.model import Protocol
+from kubebee.lb.sync import LbState
+
+_SECOND = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds without a packet after which a flow is over. Stamps lag by up to a second.
+
+    The established one is above the two hours after which TCP keepalive first probes (RFC 9293, 3.8.4).
+    """
+
+    tcp_established: int = 8000
+    tcp_opening: int = 60
+    tcp_closed: int = 10
+    udp_answered: int = 180
+    udp_unanswered: int = 30
+
+    def of(self, protocol: int, client: int, backend: int) -> int:
+        """Return the seconds for a flow, by its protocol and both sides' flags."""
+        answered = bool(backend & FlowFlag.SEEN)
+        if protocol == Protocol.UDP:
+            return self.udp_answered if answered else self.udp_unanswered
+        if (client | backend) & FlowFlag.RST or client & backend & FlowFlag.FIN:
+            return self.tcp_closed
+        return self.tcp_established if answered else self.tcp_opening
+
+
+@dataclass(frozen=True, slots=True)
+class GcReport:
+    """What one collection saw and did. `live` flows remain; `orphans` had lost their other half."""
+
+    live: int = 0
+    expired: int = 0
+    orphans: int = 0
+    backends_freed: int = 0
+
+
+def collect(
+    maps: Mapping[str, Map], state: LbState, now_ns: int, timeouts: Timeouts | None = None
+) -> GcReport:
+    """Delete flows that are over. Call it every few seconds.
+
+    Args:
+        maps: ServiceLB's; without kb_lb_flow (no SNAT) only gone backends are freed.
+        state: the state of the same maps.
+        now_ns: CLOCK_MONOTONIC.
+        timeouts: when a flow is over.
+    """
+    timeouts = timeouts or Timeouts()
+    if state.gone:
+        wait_for_readers()  # a flow being made towards a gone backend is in the map afterwards
+    if "kb_lb_flow" not in maps:
+        return GcReport(backends_freed=state.free_gone(maps, frozenset()))
+
+    backends = _Backends(maps["kb_lb_be"])
+    reverse = {key: Reverse.unpack(value) for key, value in maps["kb_lb_rev"].items()}
+    used: set[int] = set()
+    live = 0
+    over: list[tuple[bytes, bytes | None]] = []
+    for raw, value in maps["kb_lb_flow"].items():
+        protocol, flow = FlowKey.unpack(raw).protocol, Flow.unpack(value)
+        other_key = backends.reverse_key(flow, protocol)
+        other = reverse.pop(other_key, None) if other_key else None
+        if _is_over(protocol, flow, other, now_ns, timeouts):
+            over.append((raw, other_key))
+        else:
+            live += 1
+            used.add(flow.backend)
+    # A reverse half without its forward half is one being made just now, or what a crash left.
+    orphans = [key for key, entry in reverse.items() if now_ns - entry.seen > timeouts.tcp_closed * _SECOND]
+    used.update(entry.backend for entry in reverse.values())
+
+    # The forward half first: were it last, packets in between would go out and have no way back.
+    _delete(maps["kb_lb_flow"], [raw for raw, _ in over])
+    _delete(maps["kb_lb_rev"], [key for _, key in over if key])
+    _delete(maps["kb_lb_rev"], orphans)
+    return GcReport(live, len(over), len(orphans), state.free_gone(maps, frozenset(used)))
+
+
+def _is_over(protocol: int, flow: Flow, other: Reverse | None, now_ns: int, timeouts: Timeouts) -> bool:
+    seen = max(flow.seen, other.seen if other else 0)
+    limit = timeouts.of(protocol, flow.flags, other.flags) if other else timeouts.tcp_closed
+    return now_ns - seen > limit * _SECOND
+
+
+def _delete(table: Map, keys: list[bytes]) -> None:
+    table.delete_batch(b"".join(keys), len(keys))
+
+
+class _Backends:
+    """Backends by number, read once each."""
+
+    def __init__(self, table: Map) -> None:
+        self._table = table
+        self._known: dict[int, BackendValue] = {}
+
+    def reverse_key(self, flow: Flow, protocol: int) -> bytes | None:
+        backend = self._known.get(flow.backend)
+        if backend is None:
+            raw = self._table.lookup(u32(flow.backend))
+            if raw is None:
+                return None
+            backend = self._known[flow.backend] = BackendValue.unpack(raw)
+        return FlowKey(backend.address, flow.nat_address, backend.port, flow.nat_port, protocol).pack()

@@ -1,0 +1,235 @@
+"""Bytes of ServiceLB's maps: the user-space half of templates/include/lb_types.h and lb_flow.h.
+
+Addresses and ports go to the maps in network byte order, everything else in the machine's.
+"""
+
+from __future__ import annotations
+
+import struct
+from enum import IntFlag
+from typing import NamedTuple
+
+from kubebee.lb.model import FrontendKey, LbConfig, Protocol
+
+ROW_SLOTS = 16
+ROW_BYTES = ROW_SLOTS * 4
+NO_MACS = bytes(12)
+
+_U32 = struct.Struct("=I")
+_FRONTEND_KEY = struct.Struct(">IHBx")
+_FRONTEND = struct.Struct("=IIIIH6x")
+_ENDPOINT = struct.Struct(">IH")
+_BACKEND_REST = struct.Struct("=HII12sHH")
+_CONFIG_ADDRESSES = struct.Struct(">III")
+_CONFIG_REST = struct.Struct("=HHQ")
+_STAT = struct.Struct("=QQQ")
+_FLOW_KEY = struct.Struct(">IIHHB3x")
+_FLOW_HEAD = struct.Struct("=QI")
+_FLOW_NAT = struct.Struct(">IH")
+_FLOW_FLAGS = struct.Struct("=H")
+_REVERSE_CLIENT = struct.Struct(">IIHH")
+
+BACKEND_BYTES = _ENDPOINT.size + _BACKEND_REST.size
+
+
+class FrontendFlag(IntFlag):
+    """enum lb_frontend_flags."""
+
+    DSR_IPIP = 1
+    ADDRESS = 2
+
+
+class BackendFlag(IntFlag):
+    """enum lb_backend_flags."""
+
+    USED = 1
+    GONE = 2
+    NEXT_HOP = 4
+
+
+class FlowFlag(IntFlag):
+    """enum lb_flow_flags."""
+
+    FIN = 1
+    RST = 2
+    SEEN = 4
+
+
+class FrontendValue(NamedTuple):
+    """struct kb_lb_frontend. `base` and `size` count slots."""
+
+    base: int
+    size: int
+    id: int
+    fingerprint: int
+    flags: int
+
+    def pack(self) -> bytes:
+        """Return the map's value."""
+        return _FRONTEND.pack(*self)
+
+    @classmethod
+    def unpack(cls, value: bytes) -> FrontendValue:
+        """Read the map's value."""
+        return cls(*_FRONTEND.unpack(value))
+
+
+class NextHop(NamedTuple):
+    """How frames reach a backend without a route lookup.
+
+    Attributes:
+        macs: destination, then source address: 12 bytes.
+        mtu: largest IP packet on that interface.
+    """
+
+    ifindex: int
+    macs: bytes
+    mtu: int
+
+
+class BackendValue(NamedTuple):
+    """struct kb_lb_backend."""
+
+    address: int
+    port: int
+    weight: int
+    frontend: int
+    hop: NextHop | None
+    flags: int
+
+    def pack(self) -> bytes:
+        """Return the map's value."""
+        ifindex, macs, mtu = self.hop or (0, NO_MACS, 0)
+        flags = self.flags | (BackendFlag.NEXT_HOP if self.hop else 0)
+        rest = _BACKEND_REST.pack(self.weight, self.frontend, ifindex, macs, mtu, flags)
+        return _ENDPOINT.pack(self.address, self.port) + rest
+
+    @classmethod
+    def unpack(cls, value: bytes) -> BackendValue:
+        """Read the map's value."""
+        address, port = _ENDPOINT.unpack_from(value)
+        weight, frontend, ifindex, macs, mtu, flags = _BACKEND_REST.unpack_from(value, _ENDPOINT.size)
+        hop = NextHop(ifindex, macs, mtu) if flags & BackendFlag.NEXT_HOP else None
+        return cls(address, port, weight, frontend, hop, flags & ~BackendFlag.NEXT_HOP)
+
+
+class Stat(NamedTuple):
+    """struct kb_lb_stat, of one CPU or summed up."""
+
+    packets: int = 0
+    ip_bytes: int = 0
+    connections: int = 0
+
+    def plus(self, other: Stat) -> Stat:
+        """Return the sum by field."""
+        return Stat(self[0] + other[0], self[1] + other[1], self[2] + other[2])
+
+    def pack(self) -> bytes:
+        """Return the map's value."""
+        return _STAT.pack(*self)
+
+    @classmethod
+    def sum(cls, values: bytes) -> Stat:
+        """Add up the concatenated values of all CPUs."""
+        columns = zip(*_STAT.iter_unpack(values), strict=True)
+        return cls(*(sum(column) for column in columns))
+
+
+class FlowKey(NamedTuple):
+    """struct kb_lb_flow_key: a packet's addresses and ports, host order."""
+
+    saddr: int
+    daddr: int
+    sport: int
+    dport: int
+    protocol: int
+
+    def pack(self) -> bytes:
+        """Return the map's key."""
+        return _FLOW_KEY.pack(*self)
+
+    @classmethod
+    def unpack(cls, key: bytes) -> FlowKey:
+        """Read the map's key."""
+        return cls(*_FLOW_KEY.unpack(key))
+
+
+class Flow(NamedTuple):
+    """struct kb_lb_flow: client to VIP. `seen` in ns of CLOCK_MONOTONIC."""
+
+    seen: int
+    backend: int
+    nat_address: int
+    nat_port: int
+    flags: int
+
+    @classmethod
+    def unpack(cls, value: bytes) -> Flow:
+        """Read the map's value."""
+        return cls(
+            *_FLOW_HEAD.unpack_from(value),
+            *_FLOW_NAT.unpack_from(value, 12),
+            *_FLOW_FLAGS.unpack_from(value, 18),
+        )
+
+
+class Reverse(NamedTuple):
+    """struct kb_lb_rev: backend to our SNAT address."""
+
+    seen: int
+    backend: int
+    client: int
+    vip: int
+    client_port: int
+    vip_port: int
+    flags: int
+
+    @classmethod
+    def unpack(cls, value: bytes) -> Reverse:
+        """Read the map's value."""
+        return cls(
+            *_FLOW_HEAD.unpack_from(value),
+            *_REVERSE_CLIENT.unpack_from(value, 12),
+            *_FLOW_FLAGS.unpack_from(value, 24),
+        )
+
+
+def u32(number: int) -> bytes:
+    """Return an array index as a map key."""
+    return _U32.pack(number)
+
+
+def pack_key(key: FrontendKey) -> bytes:
+    """Return the frontend map's key."""
+    return _FRONTEND_KEY.pack(*key)
+
+
+def pack_address_key(address: int) -> bytes:
+    """Return the key that stands for a whole address."""
+    return _FRONTEND_KEY.pack(address, 0, 0)
+
+
+def unpack_key(key: bytes) -> FrontendKey | int:
+    """Read the frontend map's key: a frontend's, or the address that a FrontendFlag.ADDRESS entry is for."""
+    address, port, protocol = _FRONTEND_KEY.unpack(key)
+    return FrontendKey(address, port, Protocol(protocol)) if protocol else address
+
+
+def pack_config(config: LbConfig) -> bytes:
+    """Return the value of the settings map."""
+    source = config.encap_source or config.snat_address
+    host_mask = 0xFFFFFFFF >> config.encap_prefix
+    ports = config.snat_port_last - config.snat_port_first + 1
+    return _CONFIG_ADDRESSES.pack(source & ~host_mask, host_mask, config.snat_address) + _CONFIG_REST.pack(
+        config.snat_port_first, ports, config.hash_seed
+    )
+
+
+def flow_hash(saddr: int, daddr: int, sport: int, dport: int, seed: int) -> int:
+    """Return lb_hash() of lb_select.h, a 32-bit number, for a packet's fields in host order."""
+    wire = struct.pack(">IIHH", saddr, daddr, sport, dport)
+    saddr, daddr, sport, dport = struct.unpack("=IIHH", wire)
+    x = ((saddr << 32 | daddr) ^ seed) * 0x9E3779B97F4A7C15 & (1 << 64) - 1
+    x ^= x >> 32
+    x ^= sport << 16 | dport
+    return (x * 0xFF51AFD7ED558CCD & (1 << 64) - 1) >> 32

@@ -1,0 +1,393 @@
+"""Brings the datapath's maps to what is desired, writing only what differs.
+
+The maps are the state: a loader that starts adopts what it finds, and no file beside them is kept.
+"""
+
+from __future__ import annotations
+
+import sys
+from array import array
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Set
+from dataclasses import dataclass, field
+
+from kubebee.bpf.map import Map
+from kubebee.lb import layout, tables
+from kubebee.lb.grace import wait_for_readers
+from kubebee.lb.layout import BackendFlag, BackendValue, FrontendFlag, FrontendValue, NextHop, Stat
+from kubebee.lb.model import Backend, Forwarding, Frontend, FrontendKey, LbConfig, LbModelError
+from kubebee.lb.writer import TableWriter
+
+MAP_NAMES = ("kb_lb_fe", "kb_lb_slots", "kb_lb_be", "kb_lb_be_stat", "kb_lb_fe_stat", "kb_lb_cfg")
+"""What sync needs; kb_lb_flow and kb_lb_rev belong to gc, and exist only where SNAT is rendered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unserved:
+    """A frontend that keeps its old table, or has none, because a map is full."""
+
+    key: FrontendKey
+    owner: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class SyncReport:
+    """What one apply() did. Zero everywhere = the maps were right already."""
+
+    added: int = 0
+    changed: int = 0
+    removed: int = 0
+    backends_written: int = 0
+    rows_written: int = 0
+    unserved: tuple[Unserved, ...] = ()
+
+
+@dataclass(slots=True)
+class Served:
+    """A frontend as the maps have it.
+
+    Attributes:
+        desired: what it was written from; None if the maps disagree with themselves, so that it is redone.
+        members: its backends, sorted; `ids` are their numbers, in the same order.
+    """
+
+    value: FrontendValue
+    desired: Frontend | None = None
+    members: tuple[Backend, ...] = ()
+    ids: array[int] = field(default_factory=lambda: array("I"))
+
+
+class _NoRoomError(Exception):
+    """A map has no room for a frontend; the text says which."""
+
+
+class LbState:
+    """What is in the maps. One per set of maps, one writer."""
+
+    def __init__(self, frontends: int, rows: int, backends: int) -> None:
+        """Describe empty maps. The sizes are entries of kb_lb_fe, kb_lb_slots and kb_lb_be."""
+        self.served: dict[FrontendKey, Served] = {}
+        self.gone: dict[int, BackendValue] = {}
+        self._returning: dict[tuple[int, int, int], int] = {}
+        self._capacity = frontends
+        self._addresses: set[int] = set()  # as written
+        self._wanted_addresses: set[int] = set()
+        self._space = tables.RowSpace(rows)
+        self._frontend_ids = tables.NumberPool(frontends)
+        self._backend_ids = tables.NumberPool(backends)
+        self._retired: set[int] = set()  # ids of removed frontends that gone backends still refer to
+        self._hops: dict[int, NextHop] = {}
+        self._config = b""
+
+    @classmethod
+    def adopt(cls, maps: Mapping[str, Map]) -> LbState:
+        """Read the state from maps, new ones or those an earlier loader wrote."""
+        frontends = min(maps["kb_lb_fe"].info.max_entries, maps["kb_lb_fe_stat"].info.max_entries)
+        backends = min(maps["kb_lb_be"].info.max_entries, maps["kb_lb_be_stat"].info.max_entries)
+        state = cls(frontends, maps["kb_lb_slots"].info.max_entries, backends)
+        state._capacity = maps["kb_lb_fe"].info.max_entries
+        state._config = maps["kb_lb_cfg"].lookup(layout.u32(0)) or b""
+        by_frontend = state._adopt_backends(maps["kb_lb_be"])
+        state._adopt_frontends(maps["kb_lb_fe"], by_frontend)
+        writer = TableWriter(maps)
+        for members in by_frontend.values():  # their frontend went, or its first write was cut short
+            for number, value in members:
+                state._retire(writer, number, value)
+        writer.flush()
+        return state
+
+    def _adopt_backends(self, backends: Map) -> defaultdict[int, list[tuple[int, BackendValue]]]:
+        by_frontend: defaultdict[int, list[tuple[int, BackendValue]]] = defaultdict(list)
+        used: set[int] = set()
+        empty = bytes(layout.BACKEND_BYTES)
+        for key, raw in backends.items():
+            if raw == empty:
+                continue
+            number, value = int.from_bytes(key, sys.byteorder), BackendValue.unpack(raw)
+            used.add(number)
+            if value.hop:
+                self._hops[value.address] = value.hop
+            if value.flags & BackendFlag.GONE:
+                self.gone[number] = value
+                self._retired.add(value.frontend)
+            else:
+                by_frontend[value.frontend].append((number, value))
+        self._backend_ids = tables.NumberPool(self._backend_ids.capacity, frozenset(used))
+        return by_frontend
+
+    def _adopt_frontends(
+        self, frontends: Map, by_frontend: dict[int, list[tuple[int, BackendValue]]]
+    ) -> None:
+        ids: set[int] = set()
+        for raw_key, raw_value in frontends.items():
+            key, value = layout.unpack_key(raw_key), FrontendValue.unpack(raw_value)
+            if isinstance(key, int):
+                self._addresses.add(key)
+                continue
+            found = sorted(by_frontend.pop(value.id, []), key=lambda item: item[1][:2])
+            members = tuple(Backend(v.address, v.port, v.weight) for _, v in found)
+            served = Served(value, None, members, array("I", (number for number, _ in found)))
+            packed = tables.pack_members(members, served.ids)
+            owned = self._space.reserve(value.base // layout.ROW_SLOTS, tables.rows_of(value.size))
+            if not owned:
+                served.value = value._replace(base=0, size=0, fingerprint=0)
+            elif tables.fingerprint(packed, value.size) == value.fingerprint:
+                served.desired = Frontend(key, members, _forwarding(value))
+            self.served[key] = served
+            self._wanted_addresses.add(key.address)
+            ids.add(value.id)
+        self._retired -= ids
+        every = frozenset(ids | self._retired | set(by_frontend))
+        self._frontend_ids = tables.NumberPool(self._frontend_ids.capacity, every)
+
+    def apply(
+        self, maps: Mapping[str, Map], desired: Mapping[FrontendKey, Frontend], config: LbConfig
+    ) -> SyncReport:
+        """Make the maps serve exactly `desired` (see model.merge).
+
+        A frontend that finds no room is reported and leaves the others alone.
+
+        Raises:
+            LbModelError: SNAT is wanted and `config` has no address for it; nothing was written.
+            BpfError: a map refused a write. What the maps show is whole; adopt() them anew.
+        """
+        if not config.snat_address:
+            _refuse_snat(desired.values())
+        self._write_config(maps["kb_lb_cfg"], config)
+        removed = self.served.keys() - desired.keys()
+        wanted = [f for key, f in desired.items() if not self._serves(key, f)]
+        if not removed and not wanted:
+            return SyncReport()
+
+        writer = TableWriter(maps)
+        if removed:
+            self._remove(maps["kb_lb_fe"], writer, removed)
+        self._returning = {(v.frontend, v.address, v.port): number for number, v in self.gone.items()}
+        added = changed = 0
+        unserved: list[Unserved] = []
+        for frontend in wanted:
+            is_new = frontend.key not in self.served
+            try:
+                self._serve(writer, frontend)
+            except _NoRoomError as error:
+                unserved.append(Unserved(frontend.key, frontend.owner, str(error)))
+                continue
+            writer.flush_if_large()
+            added += is_new
+            changed += not is_new
+        writer.flush()
+        self._write_addresses(maps["kb_lb_fe"])
+        return SyncReport(
+            added, changed, len(removed), writer.backends_written, writer.rows_written, tuple(unserved)
+        )
+
+    def _serves(self, key: FrontendKey, frontend: Frontend) -> bool:
+        served = self.served.get(key)
+        return served is not None and (served.desired is frontend or served.desired == frontend)
+
+    def _write_config(self, settings: Map, config: LbConfig) -> None:
+        packed = layout.pack_config(config)
+        if packed != self._config:
+            settings.update(layout.u32(0), packed)
+            self._config = packed
+
+    def _remove(self, frontends: Map, writer: TableWriter, keys: Set[FrontendKey]) -> None:
+        packed = [layout.pack_key(key) for key in keys]
+        frontends.delete_batch(b"".join(packed), len(packed))
+        for key in keys:
+            served = self.served.pop(key)
+            self._space.release(served.value.base // layout.ROW_SLOTS, tables.rows_of(served.value.size))
+            self._retired.add(served.value.id)
+            for member, number in zip(served.members, served.ids, strict=True):
+                self._retire(writer, number, self._backend_value(member, served.value.id))
+        writer.flush()
+        self._wanted_addresses = {key.address for key in self.served}
+        self._write_addresses(frontends)
+
+    def _serve(self, writer: TableWriter, frontend: Frontend) -> None:
+        """Queue the writes for one frontend that is new or differs."""
+        served = self.served.get(frontend.key)
+        members = tuple(sorted(frontend.backends))
+        known = self._numbers(served, members)
+        self._check_room(frontend.key, served, len(members) - len(known))
+        size = tables.table_size(members)
+        ids = array("I", (known[m[:2]] if m[:2] in known else self._backend_ids.take() for m in members))
+        packed = tables.pack_members(members, ids)
+        print_of_table = tables.fingerprint(packed, size)
+        same_table = served is not None and (served.value.fingerprint, served.value.size) == (
+            print_of_table,
+            size,
+        )
+        base = served.value.base if served and same_table else self._place(size, ids, known)
+        number = served.value.id if served else self._frontend_ids.take()
+        flags = FrontendFlag.DSR_IPIP if frontend.forwarding is Forwarding.DSR_IPIP else FrontendFlag(0)
+        value = FrontendValue(base, size, number, print_of_table, flags)
+
+        self._write_members(writer, served, members, ids, number)
+        if not same_table and size:
+            writer.table(base // layout.ROW_SLOTS, size, packed)
+        if served is None or served.value != value:
+            writer.frontend(layout.pack_key(frontend.key), value)
+        if served is not None:
+            self._leave(writer, served, ids)
+            if not same_table:
+                self._space.release(served.value.base // layout.ROW_SLOTS, tables.rows_of(served.value.size))
+        self.served[frontend.key] = Served(value, frontend, members, ids)
+        self._wanted_addresses.add(frontend.key.address)
+
+    def _check_room(self, key: FrontendKey, served: Served | None, fresh_backends: int) -> None:
+        if fresh_backends > self._backend_ids.available:
+            raise _NoRoomError("the backend table is full (kb_lb_be)")
+        if served is not None:
+            return
+        entries = (
+            len(self.served) + 1 + len(self._wanted_addresses) + (key.address not in self._wanted_addresses)
+        )
+        if entries > self._capacity:
+            raise _NoRoomError("the frontend table is full (kb_lb_fe)")
+        if not self._frontend_ids.available:
+            raise _NoRoomError("all frontend ids are in use, removed frontends' among them")
+
+    def _numbers(self, served: Served | None, members: tuple[Backend, ...]) -> dict[tuple[int, ...], int]:
+        """Return the numbers that members have, or had: a returning backend gets its own back."""
+        if served is None:
+            return {}
+        had = {m[:2]: number for m, number in zip(served.members, served.ids, strict=True)}
+        known: dict[tuple[int, ...], int] = {}
+        for address, port, _ in members:
+            number = had.get((address, port), self._returning.get((served.value.id, address, port)))
+            if number is not None:
+                known[address, port] = number
+        return known
+
+    def _place(self, size: int, ids: array[int], known: dict[tuple[int, ...], int]) -> int:
+        """Return the first slot of free space for a table; without room, give fresh ids back and raise."""
+        if not size:
+            return 0
+        rows = tables.rows_of(size)
+        row = self._space.take(rows)
+        if row is None and self._space.resting:
+            wait_for_readers()
+            self._space.reclaim()
+            row = self._space.take(rows)
+        if row is None:
+            for number in set(ids) - set(known.values()):
+                self._backend_ids.give_back(number)
+            raise _NoRoomError(f"no {rows} free rows in a run for its table (kb_lb_slots)")
+        return row * layout.ROW_SLOTS
+
+    def _write_members(
+        self,
+        writer: TableWriter,
+        served: Served | None,
+        members: tuple[Backend, ...],
+        ids: array[int],
+        frontend_id: int,
+    ) -> None:
+        written = dict(zip(served.ids, served.members, strict=True)) if served else {}
+        for member, number in zip(members, ids, strict=True):
+            if written.get(number) != member:
+                self.gone.pop(number, None)
+                writer.backend(number, self._backend_value(member, frontend_id))
+
+    def _leave(self, writer: TableWriter, served: Served, ids: array[int]) -> None:
+        staying = set(ids)
+        for member, number in zip(served.members, served.ids, strict=True):
+            if number not in staying:
+                self._retire(writer, number, self._backend_value(member, served.value.id))
+
+    def _retire(self, writer: TableWriter, number: int, value: BackendValue) -> None:
+        value = value._replace(flags=BackendFlag.USED | BackendFlag.GONE)
+        self.gone[number] = value
+        writer.gone(number, value)
+
+    def _backend_value(self, member: Backend, frontend_id: int) -> BackendValue:
+        address, port, weight = member
+        return BackendValue(address, port, weight, frontend_id, self._hops.get(address), BackendFlag.USED)
+
+    def _write_addresses(self, frontends: Map) -> None:
+        """Keep one entry per address, by which fragments without ports are known to be ours."""
+        wanted = {key.address for key in self.served}
+        value = FrontendValue(0, 0, 0, 0, FrontendFlag.ADDRESS).pack()
+        new = [layout.pack_address_key(address) for address in wanted - self._addresses]
+        old = [layout.pack_address_key(address) for address in self._addresses - wanted]
+        frontends.delete_batch(b"".join(old), len(old))
+        frontends.update_batch(b"".join(new), value * len(new), len(new))
+        self._addresses = wanted
+
+    def set_next_hops(self, maps: Mapping[str, Map], hops: Mapping[int, NextHop | None]) -> int:
+        """Write how backends are reached, by address; None = look the route up for each packet.
+
+        Returns the number of backends written. A changed hop is withdrawn before it is replaced, so
+        that no packet leaves with half of each.
+        """
+        changed = {address: hop for address, hop in hops.items() if self._hops.get(address) != hop}
+        if not changed:
+            return 0
+        withdraw, announce = TableWriter(maps), TableWriter(maps)
+        for number, value in self._backends_at(changed.keys()):
+            withdraw.backend(number, value._replace(hop=None))
+            hop = changed[value.address]
+            if hop is not None:
+                announce.backend(number, value._replace(hop=hop))
+        withdraw.flush()
+        announce.flush()
+        for address, hop in changed.items():
+            if hop is None:
+                self._hops.pop(address, None)
+            else:
+                self._hops[address] = hop
+        return withdraw.backends_written
+
+    def _backends_at(self, addresses: Iterable[int]) -> Iterable[tuple[int, BackendValue]]:
+        wanted = set(addresses)
+        for served in self.served.values():
+            for member, number in zip(served.members, served.ids, strict=True):
+                if member.address in wanted:
+                    yield number, self._backend_value(member, served.value.id)
+        for number, gone in self.gone.items():
+            if gone.address in wanted:
+                yield number, gone
+
+    def free_gone(self, maps: Mapping[str, Map], still_used: frozenset[int]) -> int:
+        """Free gone backends that no flow refers to; return how many.
+
+        Their counts move to their frontend's row first, so that its totals never fall.
+        """
+        numbers = [number for number in self.gone if number not in still_used]
+        alive = {served.value.id for served in self.served.values()} if numbers else set()
+        for number in numbers:
+            frontend = self.gone.pop(number).frontend
+            self._fold_counts(maps, number, frontend if frontend in alive else None)
+            maps["kb_lb_be"].update(layout.u32(number), bytes(layout.BACKEND_BYTES))
+            self._backend_ids.give_back(number)
+        for frontend in self._retired - {gone.frontend for gone in self.gone.values()}:
+            maps["kb_lb_fe_stat"].update(layout.u32(frontend), Stat().pack())
+            self._retired.discard(frontend)
+            self._frontend_ids.give_back(frontend)
+        return len(numbers)
+
+    def _fold_counts(self, maps: Mapping[str, Map], number: int, frontend: int | None) -> None:
+        counted = maps["kb_lb_be_stat"].lookup(layout.u32(number)) or b""
+        if frontend is not None and any(counted):
+            row = layout.u32(frontend)
+            total = Stat.sum(maps["kb_lb_fe_stat"].lookup(row) or Stat().pack())
+            maps["kb_lb_fe_stat"].update(row, total.plus(Stat.sum(counted)).pack())
+        if any(counted):
+            maps["kb_lb_be_stat"].update(layout.u32(number), bytes(len(counted)))
+
+
+def _forwarding(value: FrontendValue) -> Forwarding:
+    return Forwarding.DSR_IPIP if value.flags & FrontendFlag.DSR_IPIP else Forwarding.SNAT
+
+
+def _refuse_snat(frontends: Iterable[Frontend]) -> None:
+    for frontend in frontends:
+        if frontend.forwarding is Forwarding.SNAT:
+            raise LbModelError(
+                "SNAT needs a source address and this node has none",
+                reason="NoSnatAddress",
+                where=f"{frontend.owner}: {frontend.key}" if frontend.owner else str(frontend.key),
+                hint="set the SNAT address, or give the interface an IPv4 address",
+            )

@@ -1,0 +1,81 @@
+"""Collects map writes and makes them in the one order that never shows a half-written frontend."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Mapping
+
+from kubebee.bpf.map import Map
+from kubebee.lb import layout, tables
+
+_FLUSH_ROWS = 32768
+"""2 MiB of slots: enough for batches to pay, little beside the loader's memory."""
+
+
+class TableWriter:
+    """One pass of changes.
+
+    flush() writes backends, then slots, then the frontends that lead to them, and only then what marks
+    backends as gone: a packet finds either the old table or the whole new one.
+    """
+
+    def __init__(self, maps: Mapping[str, Map]) -> None:
+        self._maps = maps
+        self.backends_written = 0
+        self.rows_written = 0
+        self.frontends_written = 0
+        self._reset()
+
+    def _reset(self) -> None:
+        self._backend_ids = array("I")
+        self._backends: list[bytes] = []
+        self._rows = array("I")
+        self._slots = bytearray()
+        self._frontend_keys: list[bytes] = []
+        self._frontends: list[bytes] = []
+        self._gone_ids = array("I")
+        self._gone: list[bytes] = []
+
+    def backend(self, number: int, value: layout.BackendValue) -> None:
+        """Write a backend before the tables."""
+        self._backend_ids.append(number)
+        self._backends.append(value.pack())
+
+    def gone(self, number: int, value: layout.BackendValue) -> None:
+        """Write a backend after the tables that no longer name it."""
+        self._gone_ids.append(number)
+        self._gone.append(value.pack())
+
+    def table(self, row: int, size: int, members: bytes) -> None:
+        """Fill a table whose first row in the map is `row`."""
+        rows = tables.rows_of(size)
+        at = len(self._rows)
+        self._rows.extend(range(row, row + rows))
+        self._slots.extend(bytes(rows * layout.ROW_BYTES))
+        tables.fill(self._slots, at, size, members)
+
+    def frontend(self, key: bytes, value: layout.FrontendValue) -> None:
+        """Write a frontend's value."""
+        self._frontend_keys.append(key)
+        self._frontends.append(value.pack())
+
+    def flush_if_large(self) -> None:
+        """Write what has gathered if it is much."""
+        if len(self._rows) >= _FLUSH_ROWS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what has gathered."""
+        self._write("kb_lb_be", self._backend_ids.tobytes(), self._backends)
+        if self._rows:
+            self._maps["kb_lb_slots"].update_batch(self._rows.tobytes(), bytes(self._slots), len(self._rows))
+        self._write("kb_lb_fe", b"".join(self._frontend_keys), self._frontends)
+        self._write("kb_lb_be", self._gone_ids.tobytes(), self._gone)
+        self.backends_written += len(self._backends) + len(self._gone)
+        self.rows_written += len(self._rows)
+        self.frontends_written += len(self._frontends)
+        self._reset()
+
+    def _write(self, name: str, keys: bytes, values: list[bytes]) -> None:
+        if values:
+            self._maps[name].update_batch(keys, b"".join(values), len(values))
