@@ -16,8 +16,8 @@ Schema = dict[str, Any]
 CRDS = {name: yaml.safe_load(text) for name, text in all_crds().items()}
 REFUSED = {
     "$ref", "definitions", "dependencies", "deprecated", "discriminator", "id", "patternProperties",
-    "readOnly", "writeOnly", "xml", "uniqueItems", "const", "anyOf", "oneOf", "allOf", "not", "exclusiveMinimum",
-    "exclusiveMaximum", "title", "default", "propertyNames", "additionalItems",
+    "readOnly", "writeOnly", "xml", "uniqueItems", "const", "anyOf", "oneOf", "allOf", "not",
+    "exclusiveMinimum", "exclusiveMaximum", "title", "default", "propertyNames", "additionalItems",
 }  # fmt: skip
 
 
