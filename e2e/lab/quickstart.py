@@ -139,7 +139,7 @@ def main() -> int:
         wait_until_seen(requests, process)
         subprocess.run(kubebee(lab, "status", "-f", str(folder)), check=False)
         answered = ", ".join(f"{name} {count}" for name, count in requests.answered.items())
-        print(f"requests answered: {answered}, none: {requests.failed}; denied: {requests.denied}")
+        print(f"requests answered: {answered}, by nobody: {requests.failed}; denied: {requests.denied}")
         found = faults(read_states(folder), requests, process)
         for fault in found:
             print(f"FAULT: {fault}", file=sys.stderr)

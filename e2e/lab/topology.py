@@ -46,8 +46,8 @@ class Lab:
     def __enter__(self) -> Self:
         remove_leftovers()
         remove_leftover_cgroups()
-        with contextlib.ExitStack() as stack:
-            self._build(stack)
+        with tempfile.TemporaryDirectory(prefix="kb-lab-") as folder, contextlib.ExitStack() as stack:
+            self._build(stack, compile_peer(Path(folder)))
             self._stack = stack.pop_all()
         return self
 
@@ -80,8 +80,7 @@ class Lab:
         for name in list(self._servers):
             self.stop_backend(name)
 
-    def _build(self, stack: contextlib.ExitStack) -> None:
-        peer = compile_peer(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kb-lab-"))))
+    def _build(self, stack: contextlib.ExitStack, peer: Path) -> None:
         network = stack.enter_context(Namespace("node"))
         self.client = stack.enter_context(Namespace("client"))
         self._connect_host(network, "eth0", NODE, self.client, CLIENT, peer)

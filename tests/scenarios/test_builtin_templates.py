@@ -12,12 +12,12 @@ from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 
 import pytest
-import yaml
 
 from kubebee.bpf.attach import attach_cgroup, attach_tcx, attach_tracepoint, attach_tracing, attach_xdp
 from kubebee.bpf.constants import AttachType
 from kubebee.bpf.link import Link
 from kubebee.bpf.object import BpfObject
+from kubebee.render import catalog
 from lab import BACKENDS, CLIENT, Lab, http_get, is_denied, tcp_connect
 from lab.traffic import http_ask
 from support import builtin
@@ -55,13 +55,17 @@ def mapped(address: str) -> bytes:
     return (parsed if parsed.version == 6 else IPv6Address(f"::ffff:{address}")).packed
 
 
-@pytest.mark.parametrize("name", builtin.NAMES)
+def test_all_templates_of_the_catalog_are_tested_here() -> None:
+    tested = {"xdp-counter", "tc-flow-counter", "tcp-retransmit", "exec-snoop", "connect-log", "syn-guard"}
+    assert set(catalog.names()) == tested
+
+
+@pytest.mark.parametrize("name", catalog.names())
 def test_every_template_says_what_it_is_and_which_functions_it_has(load: Load, name: str) -> None:
-    described = yaml.safe_load((builtin.FOLDER / name / "template.yaml").read_text())
-    assert described["summary"]
-    assert described["description"]
-    assert all(param.keys() == {"name", "type", "default", "description"} for param in described["params"])
-    assert {program["name"] for program in described["programs"]} == set(load(name).programs)
+    template = catalog.get(name)
+    assert template.summary
+    assert template.description
+    assert {program.name for program in template.programs} == set(load(name).programs)
 
 
 def test_xdp_counter_counts_packets_and_bytes_by_kind(lab: Lab, load: Load, keep: Attach) -> None:

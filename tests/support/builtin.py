@@ -1,25 +1,25 @@
-"""Built-in templates, rendered, compiled and loaded."""
+"""Built-in templates as a BpfProgram gets them: rendered in the sandbox, compiled, loaded."""
 
 from __future__ import annotations
 
-from importlib import resources
-
-import jinja2
-import yaml
+import tempfile
+from pathlib import Path
 
 from kubebee.bpf.object import BpfObject
-from support.clang import compile_c
+from kubebee.render import catalog
+from kubebee.render.user import render_user
+from kubebee.toolchain.compile import CompileRequest, compile_c
 
-FOLDER = resources.files("kubebee_templates") / "builtin"
-NAMES = sorted(entry.name for entry in FOLDER.iterdir() if entry.is_dir())
+_CACHE = tempfile.TemporaryDirectory(prefix="kb-test-cache-")  # goes with the test run
 
 
 def load(name: str, **params: int) -> BpfObject:
     """Load a built-in template with its defaults and the given params."""
-    described = yaml.safe_load((FOLDER / name / "template.yaml").read_text())
-    values = {param["name"]: param["default"] for param in described["params"]} | params
-    text = (FOLDER / name / "program.bpf.c.j2").read_text()
-    source = jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(text).render(values)  # noqa: S701
-    loaded = BpfObject.open(compile_c(source.replace("<kubebee/", "<")), name.replace("-", "_"))
+    template = catalog.get(name)
+    defaults = {param.name: param.default for param in template.params if param.default is not None}
+    rendered = render_user(template.text, defaults | params, name)
+    compiled = compile_c(CompileRequest(source=rendered.text, filename=f"{name}.c"), Path(_CACHE.name))
+    assert compiled.warnings == ()
+    loaded = BpfObject.open(compiled.elf, name.replace("-", "_"))
     loaded.load()
     return loaded
