@@ -12,8 +12,10 @@ from enum import StrEnum
 from functools import cached_property
 
 from kubebee.api.v1alpha1.attach import Attach
-from kubebee.lb.model import Frontend
-from kubebee.policy.model import Policy
+from kubebee.api.v1alpha1.selectors import Interfaces
+from kubebee.lb.model import Frontend, LbConfig
+from kubebee.policy.model import Failsafe, Policy
+from kubebee.toolchain.diagnostics import SourceLine
 
 
 class Toolchain(StrEnum):
@@ -43,7 +45,7 @@ class Bundle:
         source: C text, or for `Toolchain.OBJECT` the ELF file in base64, or empty when `path` names it.
         filename: what compiler messages call the source; the user's own name for it.
         headers: extra files the source may include, by name.
-        line_map: for a rendered template, the template's line of each rendered line (1-based).
+        line_map: for a rendered template, where each rendered line comes from.
         path, sha256: an object file on the node and its expected digest, for `Toolchain.OBJECT`.
         trusted: shipped with kubebee: warnings are errors.
     """
@@ -52,7 +54,7 @@ class Bundle:
     source: str
     filename: str
     headers: tuple[tuple[str, str], ...] = ()
-    line_map: tuple[int, ...] = ()
+    line_map: tuple[SourceLine, ...] = ()
     path: str = ""
     sha256: str = ""
     trusted: bool = False
@@ -68,7 +70,6 @@ class Bundle:
             raw = part.encode()
             digest.update(len(raw).to_bytes(8, "little") + raw)
         return digest.hexdigest()
-
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,17 +98,6 @@ class ProgramUnit:
     globals: Mapping[str, object] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class InterfaceSelector:
-    """Which network interfaces a stage runs on; see api.v1alpha1.attach.Interfaces."""
-
-    names: tuple[str, ...] = ()
-    regexes: tuple[str, ...] = ()
-    primary: bool = False
-    all: bool = False
-    exclude: tuple[str, ...] = ()
-
-
 @dataclass(frozen=True)
 class LbUnit:
     """All ServiceLBs of a node, merged: one datapath, one table of frontends.
@@ -122,28 +112,37 @@ class LbUnit:
     xdp: Bundle
     socket: Bundle | None
     cgroup: str
-    interfaces: tuple[InterfaceSelector, ...]
+    interfaces: tuple[Interfaces, ...]
     frontends: tuple[Frontend, ...]
-    settings: Mapping[str, int] = field(default_factory=dict)
+    config: LbConfig
     key: ResourceKey = ResourceKey("ServiceLB", "_all")
 
 
 @dataclass(frozen=True)
 class PolicyUnit:
-    """All HostPolicies of a node, merged into one rule set."""
+    """HostPolicies for the same interfaces, merged into one rule set.
 
+    Attributes:
+        failsafe: what none of the rules can close.
+    """
+
+    key: ResourceKey
     owners: tuple[tuple[ResourceKey, int], ...]
     xdp: Bundle
-    interfaces: tuple[InterfaceSelector, ...]
+    interfaces: tuple[Interfaces, ...]
     policies: tuple[Policy, ...]
-    settings: Mapping[str, int] = field(default_factory=dict)
-    key: ResourceKey = ResourceKey("HostPolicy", "_all")
+    failsafe: Failsafe
 
 
 @dataclass(frozen=True)
 class NodePlan:
-    """Everything one node shall run."""
+    """Everything one node shall run.
+
+    Attributes:
+        held: units whose newest version can't be planned: what runs of them goes on.
+    """
 
     programs: tuple[ProgramUnit, ...] = ()
     lb: LbUnit | None = None
-    policy: PolicyUnit | None = None
+    policies: tuple[PolicyUnit, ...] = ()
+    held: frozenset[ResourceKey] = frozenset()

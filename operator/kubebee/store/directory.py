@@ -11,24 +11,17 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from kubebee.api.parse import Resource, SpecError, parse_resource
+from kubebee.api.parse import parse_resource
+from kubebee.api.v1alpha1.resources import AnyResource
 from kubebee.errors import KubebeeError
+from kubebee.planner.build import check
+from kubebee.planner.declared import Declared
 from kubebee.planner.plan import ResourceKey
 from kubebee.store.manifests import SUFFIXES, Document, ManifestError, read_documents
 from kubebee.store.state import Accepted, StateDirectory
 
 KINDS = frozenset({"BpfProgram", "ServiceLB", "HostPolicy"})
 _Stamp = tuple[int, int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """A resource with what the store knows of it."""
-
-    key: ResourceKey
-    resource: Resource
-    generation: int
-    source: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +41,7 @@ class Rejected:
 class Snapshot:
     """All that the folder says at one moment."""
 
-    resources: tuple[Stored, ...]
+    resources: tuple[Declared, ...]
     config_maps: dict[tuple[str, str], dict[str, str]]
     rejected: tuple[Rejected, ...]
 
@@ -59,7 +52,7 @@ class _Entry:
 
     document: Document
     name: tuple[str, str] | None
-    outcome: Resource | SpecError | None  # None: a ConfigMap
+    outcome: AnyResource | KubebeeError | None  # None: a ConfigMap
 
     @property
     def file(self) -> str:
@@ -87,7 +80,7 @@ class DirectoryStore:
         self._now = now
         self._files: dict[str, _File] = {}
         self._accepted = self.state.load_accepted()
-        self._parsed: dict[tuple[str, str], Resource] = {}
+        self._parsed: dict[tuple[str, str], AnyResource] = {}
 
     def scan(self) -> Snapshot:
         """Read what changed since the last scan and say what is in force now.
@@ -132,7 +125,7 @@ class DirectoryStore:
                 hint="rename or remove one of the two",
             )
             return Rejected(None, error)
-        if isinstance(entry.outcome, SpecError):
+        if isinstance(entry.outcome, KubebeeError):
             if name is None or name[0] not in KINDS:
                 return Rejected(None, entry.outcome)
             seen[name] = entry.document.where
@@ -144,7 +137,7 @@ class DirectoryStore:
         self._accept(name, entry.outcome, entry)
         return None
 
-    def _accept(self, key: tuple[str, str], resource: Resource, entry: _Entry) -> None:
+    def _accept(self, key: tuple[str, str], resource: AnyResource, entry: _Entry) -> None:
         body = entry.document.body
         assert isinstance(body, dict)
         before = self._accepted.get(key)
@@ -177,16 +170,16 @@ class DirectoryStore:
             with contextlib.suppress(OSError):
                 self.state.forget(*key)
 
-    def _stored(self) -> list[Stored]:
+    def _stored(self) -> list[Declared]:
         stored = []
         for key, record in sorted(self._accepted.items()):
             resource = self._parsed.get(key)
             if resource is None:
                 try:
                     resource = self._parsed[key] = parse_resource(record.manifest, record.source)
-                except SpecError:
+                except KubebeeError:
                     continue  # accepted by another version of kubebee; reported through its manifest
-            stored.append(Stored(ResourceKey(*key), resource, record.generation, record.source))
+            stored.append(Declared(ResourceKey(*key), resource, record.generation, record.created))
         return stored
 
     def _refresh(self) -> None:
@@ -237,8 +230,10 @@ def _entry(document: Document) -> _Entry:
     if name and name[0] == "ConfigMap":
         return _Entry(document, name, None)
     try:
-        return _Entry(document, name, parse_resource(document.body, document.where))
-    except SpecError as error:
+        resource = parse_resource(document.body, document.where)
+        check(resource)
+        return _Entry(document, name, resource)
+    except KubebeeError as error:
         return _Entry(document, name, error)
 
 

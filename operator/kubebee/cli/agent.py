@@ -1,0 +1,308 @@
+"""One machine without a cluster: directory store, planner and loader in one process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import cast
+
+from kubebee.api.v1alpha1.bpfprogram import TemplateSource
+from kubebee.api.v1alpha1.common import API_VERSION
+from kubebee.api.v1alpha1.status import CommonStatus
+from kubebee.bpf.iface import LinkWatcher, interfaces, primary_interface
+from kubebee.errors import KubebeeError
+from kubebee.loader.host import Host, find_cgroup2
+from kubebee.loader.loader import Loader
+from kubebee.loader.pins import PinRoot
+from kubebee.planner.build import Planned, Planner
+from kubebee.planner.declared import Declared, Inputs, Node, Rendered
+from kubebee.planner.plan import LbUnit, PolicyUnit, ResourceKey
+from kubebee.planner.report import Happening, NodeReport, UnitReport
+from kubebee.planner.status import idle_status, refused_status, status_of
+from kubebee.render import catalog
+from kubebee.render.builtin import Datapaths
+from kubebee.render.c_value import RenderValue
+from kubebee.render.user import render_user
+from kubebee.store.directory import DirectoryStore, Snapshot
+from kubebee.store.events import EventLog
+from kubebee.toolchain.diagnostics import SourceLine
+
+log = logging.getLogger("kubebee")
+CHECK_SECONDS = 2.0
+STATUS_SECONDS = 1.0
+RETRY_SECONDS = (1.0, 2.0, 5.0, 15.0, 60.0)
+
+
+def now() -> str:
+    """The time, RFC 3339."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def host_view(cgroup_root: Path | None = None) -> Callable[[], Host]:
+    """A function that looks at this machine's interfaces anew each time."""
+    root = cgroup_root or find_cgroup2()
+    return lambda: Host({i.name: i.index for i in interfaces().values()}, primary_interface, root)
+
+
+def render_template(source: TemplateSource) -> Rendered:
+    """C of a built-in or the user's own template."""
+    if source.name is not None:
+        template = catalog.get(source.name)
+        params: dict[str, RenderValue] = {p.name: p.default for p in template.params if p.default is not None}
+        params |= _params(source)
+        rendered = render_user(template.text, params, f"template {source.name}")
+    else:
+        rendered = render_user(source.inline or "", _params(source), "template")
+    return Rendered(rendered.text, tuple(SourceLine(line.file, line.line) for line in rendered.lines))
+
+
+def _params(source: TemplateSource) -> dict[str, RenderValue]:
+    # What is no RenderValue (a float, an object) is refused by name in render_user.
+    return cast("dict[str, RenderValue]", dict(source.params))
+
+
+@dataclass
+class StatusBoard:
+    """Statuses as last computed, and which of them are not written yet: one write a second and resource."""
+
+    current: dict[ResourceKey, tuple[int, CommonStatus]] = field(default_factory=dict)
+    dirty: set[ResourceKey] = field(default_factory=set)
+    written_at: dict[ResourceKey, float] = field(default_factory=dict)
+
+    def set(self, key: ResourceKey, generation: int, status: CommonStatus) -> None:
+        """Take over a status if it says anything new."""
+        known = self.current.get(key)
+        if known is None or known != (generation, status):
+            self.current[key] = (generation, status)
+            self.dirty.add(key)
+
+    def due(self, clock: float) -> list[ResourceKey]:
+        """Resources whose status may be written now."""
+        return [
+            key for key in self.dirty if clock - self.written_at.get(key, -STATUS_SECONDS) >= STATUS_SECONDS
+        ]
+
+
+class Agent:
+    """Makes the kernel match a directory of manifests until it is stopped."""
+
+    def __init__(
+        self,
+        store: DirectoryStore,
+        loader: Loader,
+        node: Node,
+        on_report: Callable[[NodeReport], None] | None = None,
+    ) -> None:
+        self.store = store
+        self.loader = loader
+        self.node = node
+        self.planner = Planner(Datapaths())
+        self.board = StatusBoard()
+        self.events = EventLog(store.state.load_events(), now)
+        self.planned: Planned | None = None
+        self.pass_seconds = 0.0
+        self._on_report = on_report
+        self._wake = asyncio.Event()
+        self._stopping = False
+        self._retries = 0
+
+    async def run(self) -> None:
+        """Run until `stop`.
+
+        Raises:
+            KubebeeError: the instance can't be taken, or the directory can't be read.
+        """
+        self.loader.start()
+        watches = [
+            asyncio.create_task(self._watch_directory()),
+            asyncio.create_task(self._watch_interfaces()),
+        ]
+        try:
+            await self.reconcile()
+            while not self._stopping:
+                await self._wait(watches)
+                if self._wake.is_set():
+                    self._wake.clear()
+                    await self.reconcile()
+                else:
+                    await self._look_after()
+        finally:
+            for watch in watches:
+                watch.cancel()
+            await asyncio.gather(*watches, return_exceptions=True)
+            self._flush(force=True)
+            self.loader.stop()
+
+    def stop(self) -> None:
+        """End `run` after the pass at hand."""
+        self._stopping = True
+        self._wake.set()
+
+    async def reconcile(self) -> NodeReport:
+        """One pass: read, plan, apply, report."""
+        start = time.perf_counter()
+        snapshot = self.store.scan()
+        inputs = Inputs(snapshot.resources, snapshot.config_maps, self.node, render_template)
+        planned = self.planned = self.planner.plan(inputs)
+        report = await self.loader.apply(planned.plan)
+        self.pass_seconds = time.perf_counter() - start
+        self._publish(snapshot, planned, report)
+        return report
+
+    async def _wait(self, watches: list[asyncio.Task[None]]) -> None:
+        """Until something changed, a retry or a status write is due, or it is time to look after things."""
+        timeout = STATUS_SECONDS if self.board.dirty or self.events.changed else CHECK_SECONDS
+        if any(not state.settled for state in self.loader.states.values()):
+            timeout = min(timeout, RETRY_SECONDS[min(self._retries, len(RETRY_SECONDS) - 1)])
+        waiter = asyncio.create_task(self._wake.wait())
+        done, _ = await asyncio.wait([waiter, *watches], timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        waiter.cancel()
+        for watch in watches:
+            if watch in done:
+                watch.result()  # a watch ends only by an error
+
+    async def _look_after(self) -> None:
+        self._flush()
+        repaired = await self.loader.check()
+        unsettled = any(not state.settled for state in self.loader.states.values())
+        if repaired is not None or unsettled:
+            self._retries = self._retries + 1 if unsettled else 0
+            await self.reconcile()
+        else:
+            self._retries = 0
+
+    async def _watch_directory(self) -> None:
+        async for _ in self.store.changes():
+            self._wake.set()
+
+    async def _watch_interfaces(self) -> None:
+        loop = asyncio.get_running_loop()
+        with LinkWatcher() as watcher:
+            changed = asyncio.Event()
+            loop.add_reader(watcher.fileno(), changed.set)
+            known = {(i.name, i.index) for i in interfaces().values()}
+            try:
+                while True:
+                    await changed.wait()
+                    changed.clear()
+                    watcher.read()
+                    current = {(i.name, i.index) for i in interfaces().values()}
+                    if current != known:
+                        known = current
+                        self._wake.set()
+            finally:
+                loop.remove_reader(watcher.fileno())
+
+    # -- what the user sees ----------------------------------------------------------------------------------
+
+    def _publish(self, snapshot: Snapshot, planned: Planned, report: NodeReport) -> None:
+        self._tell(report.happenings)
+        units = unit_keys(planned)
+        named = {r.key: r for r in snapshot.rejected if r.key is not None}
+        for declared in snapshot.resources:
+            unit = report.units.get(units.get(declared.key, declared.key))
+            if declared.key in named:
+                continue
+            self._set_status(declared, planned, unit)
+        for key, rejected in named.items():
+            unit = report.units.get(units.get(key, key))
+            generation = rejected.kept_generation + 1
+            self._refuse(key, generation, rejected.error, unit)
+        for rejected in snapshot.rejected:
+            if rejected.key is None:
+                self._tell_once(ResourceKey("Manifest", rejected.error.where), rejected.error)
+        self._forget_gone({d.key for d in snapshot.resources} | set(named))
+        self._flush()
+        if self._on_report is not None:
+            self._on_report(report)
+
+    def _set_status(self, declared: Declared, planned: Planned, unit: UnitReport | None) -> None:
+        key, previous = declared.key, self._previous(declared.key)
+        if key in planned.refused:
+            self._refuse(key, declared.generation, planned.refused[key], unit)
+        elif key in planned.idle:
+            status = idle_status(declared.generation, planned.idle[key], previous, now())
+            self.board.set(key, declared.generation, status)
+        else:
+            warnings = planned.warnings.get(key, ())
+            reports = [(self.node.name, unit)]
+            status = status_of(declared.generation, reports, previous, now(), warnings)
+            self.board.set(key, declared.generation, status)
+
+    def _refuse(
+        self, key: ResourceKey, generation: int, error: KubebeeError, unit: UnitReport | None
+    ) -> None:
+        reports = [(self.node.name, unit)] if unit else []
+        status = refused_status(generation, error, self._previous(key), now(), reports)
+        self.board.set(key, generation, status)
+        self._tell_once(key, error)
+
+    def _previous(self, key: ResourceKey) -> CommonStatus | None:
+        known = self.board.current.get(key)
+        return known[1] if known else None
+
+    def _tell_once(self, key: ResourceKey, error: KubebeeError) -> None:
+        message = str(error)
+        if not any(
+            (e.kind, e.name, e.message) == (key.kind, key.name, message) for e in self.events.records[-50:]
+        ):
+            self._tell((Happening(key, True, error.reason, message),))
+
+    def _tell(self, happenings: tuple[Happening, ...]) -> None:
+        self.events.add(happenings)
+        for happening in happenings:
+            level = logging.WARNING if happening.warning else logging.INFO
+            log.log(
+                level, happening.message, extra={"resource": str(happening.key), "reason": happening.reason}
+            )
+
+    def _forget_gone(self, present: set[ResourceKey]) -> None:
+        for key in [key for key in self.board.current if key not in present]:
+            del self.board.current[key]
+            self.board.dirty.discard(key)
+
+    def _flush(self, *, force: bool = False) -> None:
+        """Write statuses and events that are due; a disk that is full is said once and tried again."""
+        clock = time.monotonic()
+        try:
+            for key in list(self.board.dirty) if force else self.board.due(clock):
+                generation, status = self.board.current[key]
+                self.store.state.save_status(key.kind, key.name, status_document(key, generation, status))
+                self.board.written_at[key] = clock
+                self.board.dirty.discard(key)
+            if self.events.changed:
+                self.store.state.save_events(self.events.records)
+                self.events.changed = False
+        except OSError as error:
+            log.warning("status can't be written: %s", error.strerror)
+
+
+def unit_keys(planned: Planned) -> Mapping[ResourceKey, ResourceKey]:
+    """The unit that a ServiceLB or HostPolicy is part of."""
+    units: list[LbUnit | PolicyUnit] = [*planned.plan.policies]
+    if planned.plan.lb is not None:
+        units.append(planned.plan.lb)
+    return {owner: unit.key for unit in units for owner, _ in unit.owners}
+
+
+def status_document(key: ResourceKey, generation: int, status: CommonStatus) -> dict[str, object]:
+    """The resource's status as `kubectl get -o yaml` shows it."""
+    return {
+        "apiVersion": API_VERSION,
+        "kind": key.kind,
+        "metadata": {"name": key.name, "generation": generation},
+        "status": status.model_dump(mode="json", by_alias=True, exclude_defaults=True),
+    }
+
+
+def make_agent(
+    directory: Path, bpffs: Path, cache: Path, node: Node, cgroup_root: Path | None = None
+) -> Agent:
+    """Wire up an agent; nothing is touched before `run`."""
+    loader = Loader(PinRoot(bpffs), cache, node.name, host_view(cgroup_root))
+    return Agent(DirectoryStore(directory, now), loader, node)

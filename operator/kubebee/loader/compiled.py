@@ -1,0 +1,132 @@
+"""From a unit's bundles to ELF objects and their facts, through the compile cache."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from kubebee.loader.facts import FACTS_VERSION, ObjectFacts, read_facts
+from kubebee.loader.unit import CodeObject, Unit
+from kubebee.planner.plan import Bundle, Toolchain
+from kubebee.toolchain import object as elf_source
+from kubebee.toolchain.compile import ClangToolchain, CompileRequest
+
+PARALLEL_COMPILES = 2
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """One object of a unit.
+
+    Attributes:
+        elf: empty for BCC, which loads what it compiles and leaves no object.
+        seconds: wall time, also of a cache hit.
+    """
+
+    code: CodeObject
+    elf: bytes
+    facts: ObjectFacts
+    seconds: float
+    cached: bool
+    warnings: tuple[str, ...] = ()
+
+
+class Compiler:
+    """Compiles bundles, two at a time, and remembers the facts of what it made.
+
+    Args:
+        cache: directory of the compile cache.
+    """
+
+    def __init__(self, cache: Path) -> None:
+        self._clang = ClangToolchain(cache)
+        self._facts_directory = cache / "facts"
+        self._slots = asyncio.Semaphore(PARALLEL_COMPILES)
+        self._facts: dict[str, ObjectFacts] = {}
+
+    async def unit(self, unit: Unit) -> tuple[Compiled, ...]:
+        """All objects of a unit.
+
+        Raises:
+            CompileError: the compiler refuses a source, or a limit stopped it.
+            KubebeeError: an object can't be read.
+        """
+        return tuple(await asyncio.gather(*(self._object(code) for code in unit.objects)))
+
+    async def elf(self, bundle: Bundle) -> tuple[bytes, float, bool, tuple[str, ...]]:
+        """ELF object of a bundle: (bytes, seconds, cached, warnings); errors as for `unit`."""
+        if bundle.toolchain is Toolchain.OBJECT:
+            return _given_object(bundle), 0.0, False, ()
+        request = CompileRequest(
+            source=bundle.source,
+            filename=bundle.filename,
+            headers=dict(bundle.headers),
+            builtin=bundle.trusted,
+            line_map=bundle.line_map,
+        )
+        async with self._slots:
+            result = await self._clang.compile(request)
+        return result.elf, result.seconds, result.cached, result.warnings
+
+    async def _object(self, code: CodeObject) -> Compiled:
+        if code.bundle.toolchain is Toolchain.BCC:
+            return Compiled(code, b"", ObjectFacts(FACTS_VERSION, {}, (), ()), 0.0, False)
+        elf, seconds, cached, warnings = await self.elf(code.bundle)
+        return Compiled(code, elf, self._facts_of(elf), seconds, cached, warnings)
+
+    def _facts_of(self, elf: bytes) -> ObjectFacts:
+        digest = hashlib.sha256(elf).hexdigest()
+        known = self._facts.get(digest) or self._read_facts(digest)
+        if known is None:
+            known = read_facts(elf)
+            self._write_facts(digest, known)
+        self._facts[digest] = known
+        return known
+
+    def _read_facts(self, digest: str) -> ObjectFacts | None:
+        try:
+            facts = msgspec.json.decode((self._facts_directory / digest).read_bytes(), type=ObjectFacts)
+        except (OSError, msgspec.DecodeError):
+            return None
+        return facts if facts.version == FACTS_VERSION else None
+
+    def _write_facts(self, digest: str, facts: ObjectFacts) -> None:
+        try:
+            self._facts_directory.mkdir(parents=True, exist_ok=True)
+            temporary = self._facts_directory / f".{digest}"
+            temporary.write_bytes(msgspec.json.encode(facts))
+            temporary.replace(self._facts_directory / digest)
+        except OSError:
+            pass  # a full disk costs time at the next start, nothing else
+
+
+def _given_object(bundle: Bundle) -> bytes:
+    if bundle.path:
+        return elf_source.from_path(Path(bundle.path), bundle.sha256)
+    return elf_source.from_base64(bundle.source, bundle.sha256)
+
+
+def load_hash(compiled: tuple[Compiled, ...]) -> str:
+    """Hash of all that decides what is loaded: code, constants, and what each function is loaded as.
+
+    Live global variables, targets and priorities are not in it: changing them loads nothing.
+    """
+    digest = hashlib.sha256()
+    for item in compiled:
+        digest.update(hashlib.sha256(item.elf or item.code.bundle.code_hash.encode()).digest())
+        digest.update(json.dumps(_constants(item), sort_keys=True, default=str).encode())
+        for function in item.code.functions:
+            attach = function.attach.model_dump(exclude={"interfaces", "cgroup", "pid", "mode"}, mode="json")
+            digest.update(json.dumps([function.name, attach], sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def _constants(item: Compiled) -> Mapping[str, object]:
+    constants = set(item.facts.constants)
+    return {name: value for name, value in item.code.globals.items() if name in constants}

@@ -1,0 +1,130 @@
+"""Map contents of the built-in datapaths, and of live global variables: changed without loading anything."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from dataclasses import replace
+
+from kubebee.bpf.addresses import ipv4_addresses
+from kubebee.bpf.globals import Globals
+from kubebee.bpf.map import Map
+from kubebee.errors import KubebeeError
+from kubebee.lb import model as lb_model
+from kubebee.lb.model import Frontend, FrontendKey, LbConfig
+from kubebee.lb.sync import LbState, Unserved
+from kubebee.loader.compiled import Compiled
+from kubebee.loader.loaded import local_name
+from kubebee.planner.plan import LbUnit, PolicyUnit
+from kubebee.policy.compile import CompiledPolicy, compile_policies
+from kubebee.policy.sync import PolicyState, apply_local
+
+
+class LbData:
+    """What the load balancer's maps hold."""
+
+    def __init__(self) -> None:
+        self.state: LbState | None = None
+        self._merged: tuple[tuple[Frontend, ...], dict[FrontendKey, Frontend]] = ((), {})
+
+    def apply(self, maps: Mapping[str, Map], unit: LbUnit) -> tuple[Unserved, ...]:
+        """Write the differences between the maps and `unit`; adopts what it finds first.
+
+        Returns:
+            Frontends that a full map has no room for.
+
+        Raises:
+            LbModelError: SNAT needs a source address and there is none.
+        """
+        if self.state is None:
+            self.state = LbState.adopt(maps)
+        if self._merged[0] is not unit.frontends:
+            self._merged = (unit.frontends, {frontend.key: frontend for frontend in unit.frontends})
+        return self.state.apply(maps, self._merged[1], _with_addresses(unit)).unserved
+
+
+def _with_addresses(unit: LbUnit) -> LbConfig:
+    """The settings, with the node's own address towards the first backend where none is given."""
+    config = unit.config
+    first = next((backend for frontend in unit.frontends for backend in frontend.backends), None)
+    if config.snat_address or first is None:
+        return config
+    return replace(config, snat_address=source_address(first.address) or 0)
+
+
+def source_address(destination: int) -> int | None:
+    """The IPv4 address (host order) this node would send from to `destination`; sends nothing."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((lb_model.format_ipv4(destination), 9))
+        except OSError:
+            return None
+        return lb_model.parse_ipv4(probe.getsockname()[0])
+
+
+class PolicyData:
+    """What one firewall stage's maps hold."""
+
+    def __init__(self) -> None:
+        self.state: PolicyState | None = None
+        self.compiled: CompiledPolicy | None = None
+        self._applied: PolicyUnit | None = None
+
+    def apply(self, maps: Mapping[str, Map], unit: PolicyUnit, local: frozenset[int]) -> None:
+        """Write the differences between the maps and `unit`.
+
+        Args:
+            maps: maps of the stage.
+            unit: the policies.
+            local: addresses of this host and of its frontends, host order: what a host policy is for.
+
+        Raises:
+            PolicyError: too many rules, prefixes or port ranges.
+        """
+        if self.state is None:
+            self.state = PolicyState.adopt(maps)
+        if self._applied != unit or self.compiled is None:
+            self.compiled = compile_policies(unit.policies, self.state.slots, unit.failsafe)
+        apply_local(maps, local)
+        self.state.apply(maps, self.compiled)
+        self._applied = unit
+
+
+def host_addresses(lb: LbUnit | None) -> frozenset[int]:
+    """IPv4 addresses, host order, whose traffic is for this host: its interfaces' and its frontends'."""
+    own = {lb_model.parse_ipv4(address) for address in ipv4_addresses()}
+    return frozenset(own | ({frontend.key.address for frontend in lb.frontends} if lb else set()))
+
+
+def write_live_globals(
+    item: Compiled, index: int, maps: Mapping[str, Map], before: Mapping[str, object]
+) -> int:
+    """Let the variables that are no constants have the values of the manifest.
+
+    Args:
+        item: the object and the values.
+        index: place of the object in its unit.
+        maps: the unit's maps.
+        before: values that were declared before; a variable that is no longer declared gets back the value
+            of the source.
+
+    Returns:
+        How many variables were written.
+    """
+    names = {name for name in (*item.code.globals, *before) if name not in item.facts.constants}
+    if not names:
+        return 0
+    variables = Globals(item.elf)
+    written = 0
+    for name in sorted(names):
+        patch = variables.patch(name, item.code.globals.get(name))
+        target = maps[local_name(patch.section, index)]
+        key = bytes(4)
+        current = target.lookup(key)
+        if current is None:
+            raise KubebeeError("its data section can't be read", reason="MapUnreadable", where=name)
+        end = patch.offset + len(patch.data)
+        if current[patch.offset : end] != patch.data:
+            target.update(key, current[: patch.offset] + patch.data + current[end:])
+            written += 1
+    return written

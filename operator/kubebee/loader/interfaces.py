@@ -1,0 +1,253 @@
+"""XDP on interfaces: which chain runs where, exchanged atomically and adopted after a restart."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass
+from pathlib import Path
+
+from kubebee.bpf.attach import XdpMode, attach_xdp
+from kubebee.bpf.iface import xdp_program_on
+from kubebee.bpf.link import Link
+from kubebee.bpf.program import Program
+from kubebee.bpf.syscall import BpfError
+from kubebee.errors import KubebeeError
+from kubebee.loader.chain import ENTRY, Chain, dispatcher_bundle, load_chain
+from kubebee.loader.compiled import Compiler
+from kubebee.loader.pins import PinRoot
+from kubebee.planner.plan import ResourceKey
+
+_CHAIN = ResourceKey("xdp", "chain")
+_MODES: dict[str, tuple[XdpMode, ...]] = {
+    "Native": ("native",),
+    "Generic": ("generic",),
+    "Auto": ("native", "generic"),
+}
+_OCCUPIED = (errno.EBUSY, errno.EEXIST, errno.EINVAL)
+_NO_NATIVE = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTSUP})
+
+
+class ForeignProgramError(KubebeeError):
+    """Another agent's XDP program is on the interface; it is left alone."""
+
+    reason = "ForeignProgram"
+
+
+@dataclass
+class ActiveChain:
+    """A chain attached to an interface, as confirmed from the kernel."""
+
+    interface: str
+    ifindex: int
+    mode: str
+    hash: str
+    chain: Chain
+    program: Program
+    prog_id: int
+    link: Link
+    link_id: int
+    pin: Path
+
+
+def mode_of(modes: frozenset[str]) -> str:
+    """The mode of an interface that its stages agree on: Native or Generic wins over Auto.
+
+    Raises:
+        KubebeeError: one stage insists on Native, another on Generic.
+    """
+    insisted = modes - {"Auto"}
+    if len(insisted) > 1:
+        raise KubebeeError(
+            "one program of this interface asks for mode Native, another for Generic",
+            reason="ModeConflict",
+            hint="an interface has one XDP program; let both ask for the same mode, or for Auto",
+        )
+    return next(iter(insisted), "Auto")
+
+
+class XdpInterfaces:
+    """All interfaces of this instance that run a chain."""
+
+    def __init__(self, pins: PinRoot, compiler: Compiler) -> None:
+        self._pins = pins
+        self._compiler = compiler
+        self._programs: dict[str, Program] = {}
+        self.active: dict[str, ActiveChain] = {}
+
+    async def program(self, chain: Chain) -> Program:
+        """The loaded program of a chain: the one at hand, an adopted one, or a new one.
+
+        Raises:
+            LoadError: the verifier refuses the chain.
+            KubebeeError: it can't be linked.
+        """
+        if chain.direct is not None:
+            return chain.direct
+        known = self._programs.get(chain.hash)
+        if known is not None:
+            return known
+        pin = self._pins.program(_CHAIN, ENTRY, chain.hash)
+        if pin.exists():
+            program = Program.from_pin(pin)
+        else:
+            dispatcher, *_ = await self._compiler.elf(dispatcher_bundle(chain.shape))
+            program = load_chain(chain, dispatcher)
+            pin.parent.mkdir(mode=0o700, exist_ok=True)
+            program.pin(pin)
+        self._programs[chain.hash] = program
+        return program
+
+    def attach(self, interface: str, ifindex: int, mode: str, chain: Chain, program: Program) -> ActiveChain:
+        """Let `interface` run `chain`; a running one is replaced without a gap.
+
+        Raises:
+            ForeignProgramError: somebody else's program is there.
+            BpfError: the kernel refuses.
+        """
+        active = self.active.get(interface) or self._adopt(interface, ifindex, chain, program)
+        if active is not None and (active.ifindex != ifindex or not _attached(active)):
+            self._forget(interface, active)
+            active = None
+        if active is not None and mode not in ("Auto", active.mode):
+            self._forget(interface, active)  # the kernel has no change of mode in place
+            active = None
+        if active is None:
+            active = self._attach_new(interface, ifindex, mode, chain, program)
+        elif active.link.info.prog_id != program.info.id:
+            active.link.update(program.fd)
+        active.chain, active.program = chain, program
+        self._confirm(active, chain, program)
+        self.active[interface] = active
+        return active
+
+    def _adopt(self, interface: str, ifindex: int, chain: Chain, program: Program) -> ActiveChain | None:
+        for pin in self._pins.links():
+            if (pin.function, pin.target) != (ENTRY, f"{interface}:{ifindex}"):
+                continue
+            link = Link.from_pin(pin.path)
+            info = link.info
+            if info.ifindex != ifindex:
+                link.close()
+                pin.path.unlink(missing_ok=True)
+                continue
+            state = xdp_program_on(ifindex)
+            mode = state.mode.capitalize() if state else "Native"
+            return ActiveChain(
+                interface, ifindex, mode, pin.load_hash, chain, program, info.prog_id, link, info.id, pin.path
+            )
+        return None
+
+    def _attach_new(
+        self, interface: str, ifindex: int, mode: str, chain: Chain, program: Program
+    ) -> ActiveChain:
+        link, used = _attach_in_mode(interface, ifindex, mode, program)
+        info = link.info
+        pin = self._pins.link(_CHAIN, ENTRY, f"{interface}:{ifindex}", chain.hash, chain.generation)
+        pin.parent.mkdir(mode=0o700, exist_ok=True)
+        pin.unlink(missing_ok=True)
+        link.pin(pin)
+        return ActiveChain(
+            interface,
+            ifindex,
+            used.capitalize(),
+            chain.hash,
+            chain,
+            program,
+            info.prog_id,
+            link,
+            info.id,
+            pin,
+        )
+
+    def _confirm(self, active: ActiveChain, chain: Chain, program: Program) -> None:
+        """Read back what the kernel runs, and let the pin's name say it."""
+        info = active.link.info
+        if info.prog_id != program.info.id or info.ifindex != active.ifindex:
+            raise KubebeeError(
+                f"the kernel runs program {info.prog_id}, not {program.info.id}",
+                reason="NotConfirmed",
+                where=active.interface,
+            )
+        active.prog_id, active.hash = info.prog_id, chain.hash
+        wanted = self._pins.link(
+            _CHAIN, ENTRY, f"{active.interface}:{active.ifindex}", chain.hash, chain.generation
+        )
+        if not active.pin.exists():
+            wanted.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            active.link.pin(wanted)
+        elif wanted != active.pin:
+            active.pin.rename(wanted)
+        active.pin = wanted
+
+    def detach(self, interface: str) -> None:
+        """Let `interface` run nothing of ours."""
+        active = self.active.pop(interface, None)
+        if active is not None:
+            self._forget(interface, active)
+
+    def _forget(self, interface: str, active: ActiveChain) -> None:
+        active.pin.unlink(missing_ok=True)
+        active.link.close()
+        self.active.pop(interface, None)
+
+    def drop_unused(self) -> None:
+        """Let go of programs that no interface runs."""
+        used = {active.chain.hash for active in self.active.values()}
+        for unused in set(self._programs) - used:
+            self._programs.pop(unused).close()
+
+    def pins(self) -> set[Path]:
+        """Every pin that is in use."""
+        programs = {self._pins.program(_CHAIN, ENTRY, active.chain.hash) for active in self.active.values()}
+        return programs | {active.pin for active in self.active.values()}
+
+    def repin(self) -> None:
+        """Pin everything again where pins are gone."""
+        for active in self.active.values():
+            for held, path in (
+                (active.program, self._pins.program(_CHAIN, ENTRY, active.chain.hash)),
+                (active.link, active.pin),
+            ):
+                if not path.exists() and active.chain.direct is None or held is active.link:
+                    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                    if not path.exists():
+                        held.pin(path)
+
+    def lost(self) -> list[ActiveChain]:
+        """Chains whose link was detached behind our back, or runs another program."""
+        return [active for active in self.active.values() if not _attached(active)]
+
+
+def _attached(active: ActiveChain) -> bool:
+    try:
+        info = active.link.info
+    except BpfError:
+        return False
+    return info.ifindex == active.ifindex
+
+
+def _attach_in_mode(interface: str, ifindex: int, mode: str, program: Program) -> tuple[Link, XdpMode]:
+    modes = _MODES[mode]
+    for attempt in modes:
+        try:
+            return attach_xdp(program.fd, ifindex, attempt), attempt
+        except BpfError as error:
+            foreign = xdp_program_on(ifindex) if error.errno in _OCCUPIED else None
+            if foreign is not None:
+                raise ForeignProgramError(
+                    f"already runs an XDP program that is not ours: {_describe(foreign.prog_id)}",
+                    where=interface,
+                    hint=f"detach it if it is not needed: bpftool net detach xdp dev {interface}",
+                ) from error
+            if attempt == modes[-1] or error.errno not in _NO_NATIVE:
+                raise
+    raise AssertionError("a mode is always tried")
+
+
+def _describe(prog_id: int) -> str:
+    try:
+        with Program.from_id(prog_id) as program:
+            info = program.info
+    except BpfError:
+        return f"id {prog_id}"
+    return f"{info.name or 'unnamed'} (id {prog_id}, tag {info.tag}, loaded by uid {info.created_by_uid})"

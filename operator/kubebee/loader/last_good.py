@@ -1,0 +1,56 @@
+"""The last version of each unit that ran, kept over a restart.
+
+Without it, an edit that breaks a program while the loader is down would take the old version with it: the
+new one can't be built, and what the old one was made of would be known to nobody.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from kubebee.loader.pins import unit_directory
+from kubebee.loader.unit import Unit
+from kubebee.planner.plan import ResourceKey
+
+
+class LastGood:
+    """Units by name in one directory, each replaced whole."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def save(self, unit: Unit) -> None:
+        """Remember `unit` as the one that runs; a full disk only costs the protection."""
+        path = self._path(unit.key)
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            temporary = path.with_suffix(".new")
+            temporary.write_bytes(_adapter().dump_json(unit))
+            temporary.replace(path)
+        except OSError:
+            pass
+
+    def load(self, key: ResourceKey) -> Unit | None:
+        """The version that ran, None if unknown."""
+        try:
+            return _adapter().validate_json(self._path(key).read_bytes())
+        except (OSError, ValidationError):
+            return None
+
+    def forget(self, key: ResourceKey) -> None:
+        """The resource is gone."""
+        self._path(key).unlink(missing_ok=True)
+
+    def _path(self, key: ResourceKey) -> Path:
+        return self._directory / f"{unit_directory(key)}.json"
+
+
+_cached: list[TypeAdapter[Unit]] = []
+
+
+def _adapter() -> TypeAdapter[Unit]:
+    if not _cached:
+        _cached.append(TypeAdapter(Unit))
+    return _cached[0]

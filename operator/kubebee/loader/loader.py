@@ -1,0 +1,482 @@
+"""The node agent: makes the kernel match a plan, and says what it did.
+
+Order of a pass: compile, load and verify whatever changed; only then touch what is attached. A unit whose
+new version fails keeps its old one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kubebee.errors import KubebeeError
+from kubebee.loader.chain import Chain
+from kubebee.loader.chain import Stage as ChainStage
+from kubebee.loader.compiled import Compiled, Compiler, load_hash
+from kubebee.loader.data import LbData, PolicyData, host_addresses, write_live_globals
+from kubebee.loader.failures import describe
+from kubebee.loader.host import Host
+from kubebee.loader.interfaces import XdpInterfaces, mode_of
+from kubebee.loader.last_good import LastGood
+from kubebee.loader.links import Links
+from kubebee.loader.loaded import Loaded, load_unit
+from kubebee.loader.pins import PinRoot, unit_directory
+from kubebee.loader.unit import Rank, Unit, units_of
+from kubebee.planner.plan import FunctionPlan, LbUnit, NodePlan, PolicyUnit, ResourceKey
+from kubebee.planner.report import Attached, Failure, Happening, MapFact, NodeReport, Stage, UnitReport
+
+XDP_VERDICTS = ("ABORTED", "DROP", "PASS", "TX", "REDIRECT")
+DEFAULT_PROCEED = ("PASS",)
+
+
+@dataclass
+class UnitState:
+    """What the loader knows of one unit."""
+
+    wanted: Unit
+    active: Loaded | None = None
+    failure: Failure | None = None
+    missing: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    compile_seconds: float = 0.0
+
+    @property
+    def settled(self) -> bool:
+        """Whether another pass over the same unit would change nothing."""
+        if self.failure is not None:
+            return self.failure.permanent
+        return self.active is not None and not self.missing
+
+
+@dataclass
+class _Pass:
+    """One run of apply: the version of each unit that shall be attached."""
+
+    host: Host
+    versions: dict[ResourceKey, Loaded] = field(default_factory=dict)
+    fresh: set[ResourceKey] = field(default_factory=set)
+
+
+class Loader:
+    """All BPF of one instance.
+
+    Args:
+        pins: where this instance pins.
+        cache: directory of compiled objects and last good versions.
+        node: name of this node, for reports.
+        host: gives a view of the node as it is now.
+    """
+
+    def __init__(self, pins: PinRoot, cache: Path, node: str, host: Callable[[], Host]) -> None:
+        self._pins = pins
+        self._node = node
+        self._host = host
+        self._compiler = Compiler(cache)
+        self._last_good = LastGood(cache / "running")
+        self._lock: int | None = None
+        self.links = Links(pins)
+        self.xdp = XdpInterfaces(pins, self._compiler)
+        self.lb = LbData()
+        self.policies: dict[ResourceKey, PolicyData] = {}
+        self.states: dict[ResourceKey, UnitState] = {}
+        self._happenings: list[Happening] = []
+        self._plan = NodePlan()
+
+    def start(self) -> None:
+        """Take the instance.
+
+        Raises:
+            PinError: no bpf file system, or another process has the instance.
+        """
+        self._pins.prepare()
+        self._lock = self._pins.lock()
+
+    def stop(self) -> None:
+        """Let go of the instance; everything pinned goes on running."""
+        for state in self.states.values():
+            if state.active is not None:
+                state.active.close()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    async def apply(self, plan: NodePlan) -> NodeReport:
+        """Make the kernel match `plan`; a failure of one unit disturbs no other."""
+        self._plan = plan
+        units = {unit.key: unit for unit in units_of(plan)}
+        host = self._host()
+        for key in plan.held:
+            held = self.states[key].wanted if key in self.states else self._last_good.load(key)
+            if held is not None and key not in units:
+                units[key] = held
+        removed = [key for key in self.states if key not in units]
+        run = _Pass(host)
+        await self._prepare_all(units, run)
+        self._write_data(plan, run)
+        await self._attach_xdp(run)
+        for key in sorted(units, key=str):
+            if key in run.versions:
+                self._attach_rest(key, run)
+        for key in removed:
+            self._remove(key)
+        self._settle(run)
+        self._collect_garbage()
+        return self.report()
+
+    # -- prepare ---------------------------------------------------------------------------------------------
+
+    async def _prepare_all(self, units: dict[ResourceKey, Unit], run: _Pass) -> None:
+        work = []
+        for key, unit in units.items():
+            state = self.states.get(key)
+            if state is None:
+                state = self.states[key] = UnitState(unit)
+            same = state.wanted is unit or state.wanted == unit
+            state.wanted = unit
+            if same and state.active is not None and state.settled:
+                run.versions[key] = state.active
+            elif same and state.failure is not None and state.failure.permanent:
+                if state.active is not None:
+                    run.versions[key] = state.active
+            else:
+                work.append(key)
+        await asyncio.gather(*(self._prepare(key, run) for key in work))
+
+    async def _prepare(self, key: ResourceKey, run: _Pass) -> None:
+        state = self.states[key]
+        previous = state.failure
+        state.failure, state.notes = None, ()
+        try:
+            loaded = await self._load(state.wanted, state)
+        except Exception as error:
+            self._fail(key, describe(error, Stage.VERIFY), previous)
+            fallback = state.active or await self._load_last_good(key)
+            if fallback is not None:
+                run.versions[key] = fallback
+            return
+        run.versions[key] = loaded
+        run.fresh.add(key)
+
+    async def _load(self, unit: Unit, state: UnitState) -> Loaded:
+        """The version of `unit`: the active one if only data or places changed, an adopted or a new one."""
+        compiled = await self._compiler.unit(unit)
+        state.compile_seconds = sum(item.seconds for item in compiled if not item.cached)
+        digest = load_hash(compiled)
+        active = state.active
+        if active is not None and active.load_hash == digest:
+            self._globals(compiled, active, active.unit)
+            active.unit, active.compiled = unit, compiled
+            return active
+        loaded = load_unit(unit, compiled, digest, self._pins)
+        self._globals(compiled, loaded, None)
+        loaded.notes += [text for item in compiled for text in item.warnings]
+        return loaded
+
+    @staticmethod
+    def _globals(compiled: tuple[Compiled, ...], loaded: Loaded, before: Unit | None) -> None:
+        for index, item in enumerate(compiled):
+            earlier = before.objects[index].globals if before and index < len(before.objects) else {}
+            if item.elf and (item.code.globals or earlier):
+                write_live_globals(item, index, loaded.maps, earlier)
+
+    async def _load_last_good(self, key: ResourceKey) -> Loaded | None:
+        """After a restart: the version that ran before a broken edit."""
+        unit = self._last_good.load(key)
+        if unit is None:
+            return None
+        try:
+            compiled = await self._compiler.unit(unit)
+            return load_unit(unit, compiled, load_hash(compiled), self._pins)
+        except KubebeeError:
+            return None
+
+    def _fail(self, key: ResourceKey, failure: Failure, previous: Failure | None = None) -> None:
+        state = self.states[key]
+        state.failure = failure
+        if previous is None or (previous.reason, previous.message) != (failure.reason, failure.message):
+            self._tell(key, failure.reason, f"{self._node}: {failure.message}", warning=True)
+
+    def _tell(self, key: ResourceKey, reason: str, message: str, *, warning: bool = False) -> None:
+        self._happenings.append(Happening(key, warning, reason, message))
+
+    # -- data ------------------------------------------------------------------------------------------------
+
+    def _write_data(self, plan: NodePlan, run: _Pass) -> None:
+        """Fill the maps of the built-in datapaths before anything reads them."""
+        units: list[LbUnit | PolicyUnit] = [*plan.policies, *([plan.lb] if plan.lb else [])]
+        for unit in units:
+            if unit.key not in run.versions:
+                continue
+            maps = run.versions[unit.key].maps
+            try:
+                if isinstance(unit, LbUnit):
+                    self.lb.apply(maps, unit)
+                else:
+                    data = self.policies.setdefault(unit.key, PolicyData())
+                    data.apply(maps, unit, host_addresses(plan.lb))
+            except KubebeeError as error:
+                self._fail(unit.key, describe(error, Stage.MAPS), self.states[unit.key].failure)
+
+    # -- XDP -------------------------------------------------------------------------------------------------
+
+    async def _attach_xdp(self, run: _Pass) -> None:
+        chains = await self._loadable_chains(run)
+        for interface, (ifindex, modes, chain) in chains.items():
+            try:
+                program = await self.xdp.program(chain)
+                self.xdp.attach(interface, ifindex, mode_of(modes), chain, program)
+            except KubebeeError as error:
+                failure = describe(error, Stage.ATTACH)
+                for key in {stage.key for stage in chain.stages}:
+                    self._fail(key, failure, self.states[key].failure)
+        for interface in [name for name in self.xdp.active if name not in chains]:
+            self.xdp.detach(interface)
+        self.xdp.drop_unused()
+
+    async def _loadable_chains(self, run: _Pass) -> dict[str, tuple[int, frozenset[str], Chain]]:
+        """The chain of each interface; a stage that makes its chain fail is taken back or left out."""
+        while True:
+            chains = self._wanted_chains(run)
+            for _, _, chain in chains.values():
+                try:
+                    await self.xdp.program(chain)
+                except KubebeeError as error:
+                    await self._leave_out(chain, error, run)
+                    break
+            else:
+                return chains
+
+    def _wanted_chains(self, run: _Pass) -> dict[str, tuple[int, frozenset[str], Chain]]:
+        stages: dict[str, list[ChainStage]] = {}
+        modes: dict[str, set[str]] = {}
+        found: dict[str, int] = {}
+        for key, loaded in run.versions.items():
+            missing: list[str] = []
+            for plan in loaded.unit.functions:
+                if plan.attach.type != "XDP":
+                    continue
+                try:
+                    selected = run.host.select(plan.attach.interfaces)
+                except KubebeeError as error:
+                    self._fail(key, describe(error, Stage.ATTACH))
+                    continue
+                missing += selected.missing
+                for name, ifindex in selected.found.items():
+                    found[name] = ifindex
+                    here = stages.setdefault(name, [])
+                    if not any((s.key, s.function) == (key, plan.name) for s in here):
+                        here.append(_stage(loaded, plan))
+                    modes.setdefault(name, set()).add(plan.attach.mode)
+            self.states[key].missing = tuple(dict.fromkeys(missing))
+        return {
+            name: (found[name], frozenset(modes[name]), Chain.of(stages[name])) for name in sorted(stages)
+        }
+
+    async def _leave_out(self, chain: Chain, error: KubebeeError, run: _Pass) -> None:
+        """Find the stage to blame for a chain that doesn't load; put its old version in its place, or none."""
+        culprit, why = await self._culprit(chain, error, run)
+        self._fail(culprit.key, describe(why, Stage.VERIFY), self.states[culprit.key].failure)
+        failed = run.versions.pop(culprit.key)
+        run.fresh.discard(culprit.key)
+        active = self.states[culprit.key].active
+        if active is None and culprit.key not in {
+            s.key for s in chain.stages if s.load_hash != failed.load_hash
+        }:
+            active = await self._load_last_good(culprit.key)
+        if active is not None and active.load_hash != failed.load_hash:
+            run.versions[culprit.key] = active
+        if failed is not active:
+            failed.close()
+
+    async def _culprit(
+        self, chain: Chain, error: KubebeeError, run: _Pass
+    ) -> tuple[ChainStage, KubebeeError]:
+        suspects = sorted(chain.stages, key=lambda s: (s.rank != Rank.USER, s.key not in run.fresh))
+        if len(suspects) == 1:
+            return suspects[0], error
+        for stage in suspects:
+            if stage.program is not None:
+                return stage, error
+            try:
+                await self.xdp.program(Chain.of([stage]))
+            except KubebeeError as alone:
+                return stage, alone
+        fresh = [s for s in suspects if s.rank == Rank.USER and s.key in run.fresh]
+        users = [s for s in chain.stages if s.rank == Rank.USER]
+        return (fresh or users or list(chain.stages))[-1], error
+
+    # -- everything else -------------------------------------------------------------------------------------
+
+    def _attach_rest(self, key: ResourceKey, run: _Pass) -> None:
+        state = self.states[key]
+        outcome = self.links.apply(run.versions[key], run.host)
+        state.missing = tuple(dict.fromkeys((*state.missing, *outcome.missing)))
+        if outcome.failures and (state.failure is None or key in run.fresh):
+            self._fail(key, describe(outcome.failures[0], Stage.ATTACH), state.failure)
+
+    def _remove(self, key: ResourceKey) -> None:
+        state = self.states.pop(key)
+        self.links.drop_unit(key)
+        if state.active is not None:
+            state.active.close()
+        self._last_good.forget(key)
+        if key.kind == "ServiceLB":
+            self.lb = LbData()
+        elif key.kind == "HostPolicy":
+            self.policies.pop(key, None)
+        self._tell(key, "Removed", f"{self._node}: detached and unloaded")
+
+    def _settle(self, run: _Pass) -> None:
+        """What is attached now is the active version of its unit."""
+        for key, loaded in run.versions.items():
+            state = self.states[key]
+            before = state.active
+            if before is loaded:
+                continue
+            state.active = loaded
+            if before is not None:
+                before.close()
+            if key in run.fresh:
+                state.notes = tuple(loaded.notes)
+                if state.failure is None:
+                    self._last_good.save(loaded.unit)
+                    how = "adopted" if loaded.adopted else "loaded"
+                    self._tell(
+                        key, loaded_reason(loaded.adopted), f"{self._node}: {how} {loaded.load_hash[:12]}"
+                    )
+
+    def _collect_garbage(self) -> None:
+        """Unpin what nothing refers to: leftovers of old versions, of removed units, of a killed process."""
+        used: set[Path] = self.links.pins() | self.xdp.pins()
+        kept: set[str] = set()
+        for key, state in self.states.items():
+            if state.active is not None:
+                used |= state.active.map_pins | state.active.program_pins
+            else:
+                kept.add(unit_directory(key))  # not known yet what of it is still wanted
+        for pin in self._pins.all_pins():
+            if pin not in used and pin.parent.name not in kept:
+                pin.unlink(missing_ok=True)
+        self._pins.remove_empty()
+
+    # -- watching --------------------------------------------------------------------------------------------
+
+    async def check(self) -> NodeReport | None:
+        """Look for what was detached or unpinned behind our back and put it back.
+
+        Returns:
+            A report if anything was repaired, else None.
+        """
+        lost_links = self.links.lost()
+        lost_chains = self.xdp.lost()
+        lost_pins = not self._pins.root.is_dir() or any(
+            not path.exists() for path in (*self.links.pins(), *self.xdp.pins())
+        )
+        if not (lost_links or lost_chains or lost_pins):
+            return None
+        for key, link in lost_links:
+            self._tell(
+                key, "Reattached", f"{self._node}: {link.target.point} was detached by somebody", warning=True
+            )
+        for active in lost_chains:
+            for key in {stage.key for stage in active.chain.stages}:
+                text = f"{self._node}: XDP of {active.interface} was detached by somebody"
+                self._tell(key, "Reattached", text, warning=True)
+        if lost_pins and not lost_links and not lost_chains:
+            self._repin()
+        return await self.apply(self._plan)
+
+    def _repin(self) -> None:
+        """Pins were removed while the programs run on: pin everything again."""
+        self._pins.prepare()
+        for state in self.states.values():
+            if state.active is not None:
+                state.active.repin(self._pins)
+                self._tell(state.wanted.key, "Repinned", f"{self._node}: pins had been removed", warning=True)
+        self.xdp.repin()
+
+    # -- reporting -------------------------------------------------------------------------------------------
+
+    def report(self) -> NodeReport:
+        """What runs now; happenings are handed over once."""
+        happenings, self._happenings = tuple(self._happenings), []
+        return NodeReport(self._node, {key: self._unit_report(key) for key in self.states}, happenings)
+
+    def _unit_report(self, key: ResourceKey) -> UnitReport:
+        state = self.states[key]
+        failure = state.failure
+        if failure is None and state.missing:
+            names = ", ".join(state.missing)
+            failure = Failure(
+                Stage.ATTACH,
+                "TargetNotFound",
+                f"not there (yet): {names}",
+                hint="it is attached as soon as it appears",
+                permanent=False,
+            )
+        active = state.active
+        return UnitReport(
+            key=key,
+            generation=state.wanted.generation,
+            stage=failure.stage if failure else Stage.RUNNING,
+            wanted_hash=state.wanted.code_hash,
+            running_hash=active.unit.code_hash if active else "",
+            attached=tuple(self._attached(key)),
+            maps=tuple(_map_facts(active)) if active else (),
+            failure=failure,
+            notes=state.notes,
+            compile_seconds=state.compile_seconds,
+            load_seconds=active.seconds if active else 0.0,
+        )
+
+    def _attached(self, key: ResourceKey) -> Iterable[Attached]:
+        for interface, active in sorted(self.xdp.active.items()):
+            for position, stage in enumerate(active.chain.stages):
+                if stage.key == key:
+                    yield Attached(
+                        stage.function,
+                        "XDP",
+                        interface,
+                        active.mode,
+                        position,
+                        active.prog_id,
+                        active.link_id,
+                    )
+        for link in self.links.of_unit(key):
+            yield Attached(
+                link.function, link.type, link.target.point, link.mode, -1, link.prog_id, link.link_id
+            )
+
+
+def loaded_reason(adopted: bool) -> str:
+    """Reason of the Event for a version that runs now."""
+    return "Adopted" if adopted else "Loaded"
+
+
+def _stage(loaded: Loaded, plan: FunctionPlan) -> ChainStage:
+    mask = None
+    if loaded.unit.rank is Rank.USER:
+        verdicts = plan.proceed_on or DEFAULT_PROCEED
+        mask = sum(1 << XDP_VERDICTS.index(verdict.upper()) for verdict in verdicts)
+    return ChainStage(
+        key=loaded.unit.key,
+        function=plan.name,
+        rank=loaded.unit.rank,
+        priority=plan.priority,
+        proceed_mask=mask,
+        elf=loaded.elf_of(plan.name),
+        load_hash=loaded.load_hash,
+        maps=loaded.maps,
+        run_map=loaded.run_maps[plan.name],
+        generation=loaded.unit.generation,
+        program=loaded.programs.get(plan.name),
+    )
+
+
+def _map_facts(loaded: Loaded) -> Iterable[MapFact]:
+    for name, bpf_map in sorted(loaded.maps.items()):
+        info = bpf_map.info
+        yield MapFact(name, info.id, info.type.name, info.max_entries)

@@ -1,0 +1,92 @@
+"""What is loaded together: a resource's objects, whatever its kind.
+
+The three kinds differ in where their code and data come from; from here on they are alike: objects whose
+functions are attached, over one set of maps.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from kubebee.api.v1alpha1.attach import CgroupSockAddrAttach, SockAddrHook, XdpAttach
+from kubebee.api.v1alpha1.selectors import Interfaces
+from kubebee.planner.plan import Bundle, FunctionPlan, LbUnit, NodePlan, PolicyUnit, ResourceKey
+
+
+class Rank(IntEnum):
+    """Place of a unit's XDP stages in every chain; user programs come in order of priority after these."""
+
+    POLICY = 0
+    LB = 1
+    USER = 2
+
+
+@dataclass(frozen=True)
+class CodeObject:
+    """One source and the functions of it that are attached."""
+
+    bundle: Bundle
+    functions: tuple[FunctionPlan, ...]
+    globals: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Objects over one set of maps: maps of the same name in two of them are one map."""
+
+    key: ResourceKey
+    generation: int
+    rank: Rank
+    objects: tuple[CodeObject, ...]
+
+    @property
+    def functions(self) -> tuple[FunctionPlan, ...]:
+        """Every attached function of every object."""
+        return tuple(function for code in self.objects for function in code.functions)
+
+    @property
+    def code_hash(self) -> str:
+        """Hash of all sources: what the status calls the version."""
+        return hashlib.sha256("".join(code.bundle.code_hash for code in self.objects).encode()).hexdigest()
+
+
+def units_of(plan: NodePlan) -> list[Unit]:
+    """Everything of a plan that has code."""
+    units = [
+        Unit(p.key, p.generation, Rank.USER, (CodeObject(p.bundle, p.functions, p.globals),))
+        for p in plan.programs
+    ]
+    for policy in plan.policies:
+        functions = _on_interfaces("kb_hostpolicy", policy.interfaces)
+        units.append(Unit(policy.key, _generation(policy), Rank.POLICY, (CodeObject(policy.xdp, functions),)))
+    if plan.lb is not None:
+        lb = plan.lb
+        objects = [CodeObject(lb.xdp, _on_interfaces("kb_servicelb", lb.interfaces))]
+        if lb.socket is not None:
+            hooks = tuple(
+                FunctionPlan(name, CgroupSockAddrAttach(hook=hook, cgroup=lb.cgroup))
+                for name, hook in _SOCKET_HOOKS
+            )
+            objects.append(CodeObject(lb.socket, hooks))
+        units.append(Unit(lb.key, _generation(lb), Rank.LB, tuple(objects)))
+    return units
+
+
+def _on_interfaces(function: str, selectors: tuple[Interfaces, ...]) -> tuple[FunctionPlan, ...]:
+    return tuple(FunctionPlan(function, XdpAttach(interfaces=selector)) for selector in selectors)
+
+
+def _generation(unit: LbUnit | PolicyUnit) -> int:
+    """Of all resources together: grows with every edit of one of them."""
+    return sum(generation for _, generation in unit.owners)
+
+
+_SOCKET_HOOKS: tuple[tuple[str, SockAddrHook], ...] = (
+    ("kb_connect4", "Connect4"),
+    ("kb_sendmsg4", "Sendmsg4"),
+    ("kb_recvmsg4", "Recvmsg4"),
+    ("kb_getpeername4", "Getpeername4"),
+)

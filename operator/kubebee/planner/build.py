@@ -1,0 +1,159 @@
+"""All resources to the plan of one node."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from kubebee.api.later import unbuilt
+from kubebee.api.v1alpha1.bpfprogram import BpfProgram
+from kubebee.api.v1alpha1.hostpolicy import HostPolicy
+from kubebee.api.v1alpha1.resources import AnyResource
+from kubebee.api.v1alpha1.servicelb import ServiceLB
+from kubebee.errors import KubebeeError, NotImplementedYetError
+from kubebee.lb.model import Frontend
+from kubebee.planner import bpfprogram, hostpolicy, servicelb
+from kubebee.planner.declared import Declared, Inputs
+from kubebee.planner.plan import NodePlan, PolicyUnit, ProgramUnit, ResourceKey
+from kubebee.policy import model as policy_model
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan, and what became of resources that are not in it.
+
+    Attributes:
+        refused: resources that can't be acted on, and why; their last good version is held.
+        idle: resources that this node doesn't run, and why: suspended, or for other nodes.
+        warnings: what the user should know though it is in force.
+    """
+
+    plan: NodePlan
+    refused: dict[ResourceKey, KubebeeError]
+    idle: dict[ResourceKey, str]
+    warnings: dict[ResourceKey, tuple[str, ...]]
+
+
+class BuiltinSources(Protocol):
+    """C text of the built-in datapaths."""
+
+    def hostpolicy(self, lb_reverse: bool) -> str:
+        """The firewall's stage; `lb_reverse`: answers from SNAT backends are looked up there."""
+
+    def servicelb(self, dsr: bool, snat: bool) -> str:
+        """The load balancer's stage."""
+
+    def socketlb(self) -> str:
+        """The load balancer's socket programs."""
+
+
+def check(resource: AnyResource) -> None:
+    """Refuse a resource that can't be acted on, whatever else there is.
+
+    Raises:
+        NotImplementedYetError: it uses a field that this version does not act on.
+        KubebeeError: a value that the schema can't check is wrong; `where` is the path of the field.
+    """
+    missing = unbuilt(resource)
+    if missing:
+        raise NotImplementedYetError(
+            f"this version of kubebee does not act on {', '.join(missing[:5])}",
+            where=missing[0].partition(":")[0],
+            hint="leave it out; docs/status.md says what works today",
+        )
+    if isinstance(resource, BpfProgram):
+        bpfprogram.check(resource)
+    elif isinstance(resource, ServiceLB):
+        servicelb.frontends_of("", resource.spec)
+        servicelb.config_of(resource.spec)
+    elif isinstance(resource, HostPolicy):
+        hostpolicy.policy_of(resource.metadata.name, resource.spec)
+
+
+class Planner:
+    """Plans one node; remembers what unchanged resources came to, which changes no result.
+
+    Args:
+        sources: renders the built-in datapaths.
+    """
+
+    def __init__(self, sources: BuiltinSources) -> None:
+        self._sources = sources
+        self._frontends: dict[ResourceKey, tuple[ServiceLB, tuple[Frontend, ...]]] = {}
+        self._policies: dict[ResourceKey, tuple[HostPolicy, policy_model.Policy]] = {}
+        self._programs: dict[ResourceKey, tuple[BpfProgram, ProgramUnit]] = {}
+
+    def plan(self, inputs: Inputs) -> Planned:
+        """What the node shall run; a resource that can't be planned is refused and disturbs no other."""
+        refused: dict[ResourceKey, KubebeeError] = {}
+        idle: dict[ResourceKey, str] = {}
+        programs: list[ProgramUnit] = []
+        lbs: list[tuple[Declared, ServiceLB]] = []
+        policies: list[tuple[Declared, HostPolicy, policy_model.Policy]] = []
+        for declared in sorted(inputs.resources, key=lambda item: item.seniority):
+            resource = declared.resource
+            why = _idle(resource, inputs)
+            if why:
+                idle[declared.key] = why
+                continue
+            try:
+                if isinstance(resource, BpfProgram):
+                    programs.append(self._program(declared, resource, inputs))
+                elif isinstance(resource, ServiceLB):
+                    lbs.append((declared, resource))
+                elif isinstance(resource, HostPolicy):
+                    policies.append((declared, resource, self._policy(declared, resource)))
+            except KubebeeError as error:
+                refused[declared.key] = error
+        lb = servicelb.unit(
+            lbs, self._frontends_of, self._sources.servicelb, self._sources.socketlb, refused.__setitem__
+        )
+        units = hostpolicy.units(policies, self._sources.hostpolicy(lb_reverse=False)) if policies else []
+        held = frozenset(key for key in refused if key.kind == "BpfProgram")
+        plan = NodePlan(tuple(programs), lb, tuple(units), held)
+        return Planned(plan, refused, idle, _overlap_warnings(units))
+
+    def _program(self, declared: Declared, program: BpfProgram, inputs: Inputs) -> ProgramUnit:
+        known = self._programs.get(declared.key)
+        if known and known[0] is program and program.spec.source.config_map is None:
+            unit = known[1]
+            if unit.generation == declared.generation:
+                return unit
+        unit = bpfprogram.unit(declared, program, inputs)
+        self._programs[declared.key] = (program, unit)
+        return unit
+
+    def _frontends_of(self, declared: Declared, lb: ServiceLB) -> tuple[Frontend, ...]:
+        known = self._frontends.get(declared.key)
+        if known is None or known[0] is not lb:
+            known = self._frontends[declared.key] = (lb, servicelb.frontends_of(str(declared.key), lb.spec))
+        return known[1]
+
+    def _policy(self, declared: Declared, policy: HostPolicy) -> policy_model.Policy:
+        known = self._policies.get(declared.key)
+        if known is None or known[0] is not policy:
+            known = self._policies[declared.key] = (
+                policy,
+                hostpolicy.policy_of(declared.key.name, policy.spec),
+            )
+        return known[1]
+
+
+def _idle(resource: AnyResource, inputs: Inputs) -> str:
+    if isinstance(resource, BpfProgram) and resource.spec.suspend:
+        return "Suspended"
+    selector = getattr(resource.spec, "node_selector", {})
+    labels = inputs.node.labels
+    if any(labels.get(key) != value for key, value in selector.items()):
+        return "NoNodeSelected"
+    return ""
+
+
+def _overlap_warnings(units: list[PolicyUnit]) -> dict[ResourceKey, tuple[str, ...]]:
+    warnings: dict[ResourceKey, tuple[str, ...]] = {}
+    for unit in units:
+        for overlap in policy_model.overlaps(unit.policies):
+            for rule in (overlap.first, overlap.second):
+                key = ResourceKey("HostPolicy", rule.policy)
+                warnings[key] = (*warnings.get(key, ()), str(overlap))
+    return warnings

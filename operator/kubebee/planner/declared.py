@@ -1,0 +1,61 @@
+"""What the planner is given: valid resources with what their store knows of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from kubebee.api.v1alpha1.bpfprogram import TemplateSource
+from kubebee.api.v1alpha1.resources import AnyResource
+from kubebee.planner.plan import ResourceKey
+from kubebee.toolchain.diagnostics import SourceLine
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """A resource in force.
+
+    Attributes:
+        created: RFC 3339; of two resources that claim one thing the older has it.
+    """
+
+    key: ResourceKey
+    resource: AnyResource
+    generation: int
+    created: str
+
+    @property
+    def seniority(self) -> tuple[str, str]:
+        """Sort key: the oldest first."""
+        return (self.created, self.key.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A template's result, and for each of its lines where it comes from."""
+
+    text: str
+    line_map: tuple[SourceLine, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """The node that is planned for."""
+
+    name: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything a plan depends on.
+
+    Attributes:
+        config_maps: data by (namespace, name).
+        render: turns a template source into C; raises KubebeeError.
+    """
+
+    resources: tuple[Declared, ...]
+    config_maps: Mapping[tuple[str, str], Mapping[str, str]]
+    node: Node
+    render: Callable[[TemplateSource], Rendered]

@@ -1,0 +1,29 @@
+"""Sources of the built-in datapaths, rendered once per shape."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from kubebee.render.environment import render_builtin
+
+
+class Datapaths:
+    """C text by feature; see planner.build.BuiltinSources."""
+
+    @staticmethod
+    @cache
+    def hostpolicy(lb_reverse: bool) -> str:
+        """The firewall's stage; `lb_reverse`: answers from SNAT backends are looked up there."""
+        return render_builtin("hostpolicy", {"lb_reverse": lb_reverse})
+
+    @staticmethod
+    @cache
+    def servicelb(dsr: bool, snat: bool) -> str:
+        """The load balancer's stage."""
+        return render_builtin("servicelb", {"dsr": dsr, "snat": snat})
+
+    @staticmethod
+    @cache
+    def socketlb() -> str:
+        """The load balancer's socket programs."""
+        return render_builtin("socketlb", {})
