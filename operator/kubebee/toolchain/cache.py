@@ -1,6 +1,6 @@
 """Compiled objects on disk, addressed by what they are made from.
 
-An entry is sha256(body) + body, body = msgpack of `Entry`; it appears by rename, so a reader sees all of it or
+An entry is sha256(body) + body, body = msgpack of `Entry`; it appears by rename, so readers see all of it or
 nothing, and one that does not match its digest (torn write, bad disk) is dropped and made anew.
 """
 

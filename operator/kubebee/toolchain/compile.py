@@ -49,7 +49,7 @@ class CompileRequest:
     defines: Mapping[str, str] = field(default_factory=dict)
     builtin: bool = False
     line_map: diagnostics.LineMap = ()
-    limits: sandbox.Limits = sandbox.Limits()
+    limits: sandbox.Limits = field(default_factory=sandbox.Limits)
 
 
 @dataclass(frozen=True)

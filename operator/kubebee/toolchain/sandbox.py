@@ -55,7 +55,7 @@ class Job:
     files: Mapping[str, bytes] = field(default_factory=dict)
     directories: Mapping[str, Path] = field(default_factory=dict)
     cwd: str = "/"
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
 
 
 @dataclass(frozen=True)
@@ -101,8 +101,8 @@ async def run(job: Job) -> Outcome:
 
 async def _collect(process: asyncio.subprocess.Process, job: Job) -> tuple[bytes, bytes]:
     """Both streams until the process has ended, within the wall deadline and the output limit."""
-    assert process.stdout is not None  # noqa: S101 - both are pipes by construction
-    assert process.stderr is not None  # noqa: S101
+    assert process.stdout is not None
+    assert process.stderr is not None
     limits = job.limits
     try:
         async with asyncio.timeout(limits.wall_seconds):
