@@ -1,0 +1,95 @@
+"""Compiling C in the sandbox: objects, errors in the user's lines, limits, cache."""
+
+from pathlib import Path
+
+import pytest
+
+from kubebee.render.user import render_user
+from kubebee.toolchain.compile import CompileRequest, compile_c
+from kubebee.toolchain.errors import CompileError
+from kubebee.toolchain.sandbox import Limits
+
+COUNTER = """#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+SEC("xdp") int pass(struct xdp_md *ctx) { return XDP_PASS; }
+char _license[] SEC("license") = "GPL";
+"""
+TYPED = """#include "vmlinux.h"
+#include <bpf/bpf_helpers.h>
+SEC("tp_btf/sched_process_exec") int on_exec(unsigned long long *ctx)
+{ return ((struct task_struct *)ctx[0])->tgid; }
+char _license[] SEC("license") = "GPL";
+"""
+# 10^12 tokens: no machine ends it.
+GREEDY = "#define A0 x\n" + "".join(f"#define A{i + 1} {f'A{i} ' * 10}\n" for i in range(12)) + "A12\n"
+
+
+def refused(source: str, cache: Path, **limits: float) -> CompileError:
+    with pytest.raises(CompileError) as caught:
+        compile_c(CompileRequest(source, "mine.c", limits=Limits(**limits)), cache)  # type: ignore[arg-type]
+    return caught.value
+
+
+def test_a_second_compile_comes_from_the_cache(tmp_path: Path) -> None:
+    first, second = (compile_c(CompileRequest(COUNTER), tmp_path) for _ in range(2))
+    assert first.elf.startswith(b"\x7fELF")
+    assert (first.cached, second.cached) == (False, True)
+    assert first.elf == second.elf
+
+
+def test_a_damaged_cache_entry_is_made_anew(tmp_path: Path) -> None:
+    first = compile_c(CompileRequest(COUNTER), tmp_path)
+    (entry,) = (tmp_path / "objects").iterdir()
+    entry.write_bytes(entry.read_bytes()[:-9])
+    again = compile_c(CompileRequest(COUNTER), tmp_path)
+    assert not again.cached
+    assert again.elf == first.elf
+
+
+def test_a_cache_that_cannot_be_written_is_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "objects").write_text("a file where the directory should be")
+    assert "not written" in compile_c(CompileRequest(COUNTER), tmp_path).warnings[-1]
+
+
+def test_vmlinux_h_is_there(tmp_path: Path) -> None:
+    assert compile_c(CompileRequest(TYPED), tmp_path).elf.startswith(b"\x7fELF")
+    assert list(tmp_path.glob("vmlinux/*/*.pch"))
+
+
+def test_an_error_names_file_line_and_column(tmp_path: Path) -> None:
+    error = refused("int x;\nint y = nothing;\n", tmp_path)
+    assert error.where == "mine.c:2:9"
+    assert "nothing" in error.message
+
+
+def test_an_error_in_a_template_names_the_template_line(tmp_path: Path) -> None:
+    rendered = render_user(
+        "{% for i in range(9) %}\nint x{{ i }};\n{% endfor %}\nint y = z;\n", {}, "mine.j2"
+    )
+    with pytest.raises(CompileError) as caught:
+        compile_c(CompileRequest(rendered.text, "mine.c", line_map=rendered.lines), tmp_path)
+    assert caught.value.where == "mine.j2:4"
+    assert "mine.j2:4:" in caught.value.log
+
+
+@pytest.mark.parametrize(
+    "path", ["/etc/shadow", "/etc/passwd", "/dev/zero", "/proc/self/environ", "../../etc/passwd"]
+)
+def test_files_of_the_machine_are_not_there(tmp_path: Path, path: str) -> None:
+    assert "file not found" in refused(f'#include "{path}"\n', tmp_path).message
+
+
+@pytest.mark.parametrize(
+    ("source", "limits", "reason"),
+    [
+        (GREEDY, {"wall_seconds": 0.5, "memory_bytes": 8 << 30}, "CompileTimeout"),
+        (GREEDY, {"cpu_seconds": 1, "memory_bytes": 8 << 30}, "CompileTimeout"),
+        (GREEDY, {"memory_bytes": 400 << 20}, "CompileMemory"),
+        ("char a[40 << 20] = {1};\n", {}, "CompileOutputTooLarge"),
+        ("//" + "x" * (10 << 20), {}, "SourceTooLarge"),
+    ],
+)
+def test_a_source_that_takes_too_much_is_stopped(
+    tmp_path: Path, source: str, limits: dict[str, float], reason: str
+) -> None:
+    assert refused(source, tmp_path, **limits).reason == reason
