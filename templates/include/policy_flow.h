@@ -98,9 +98,8 @@ static __always_inline bool kb_flow_icmp_error(struct xdp_md *ctx, const struct 
 	}
 }
 
-/* Not inlined: only packets about to be denied get here, the others shall not carry its code. */
-static __attribute__((noinline)) bool kb_flow_known(struct xdp_md *ctx, const struct kb_packet *packet,
-						    const struct kb_l4 *l4)
+static __noinline bool kb_flow_lookup(struct xdp_md *ctx, const struct kb_packet *packet,
+				      const struct kb_l4 *l4)
 {
 	kb_tuple4 tuple = {
 		.saddr = packet->ip->saddr,
@@ -127,6 +126,19 @@ static __attribute__((noinline)) bool kb_flow_known(struct xdp_md *ctx, const st
 	default:
 		return false;
 	}
+}
+
+/*
+ * Only packets about to be denied get here. The lookup is a function of its own and gets copies: the
+ * caller's packet then never has its address taken, and lives in registers on the way of all others.
+ */
+static __always_inline bool kb_flow_known(struct xdp_md *ctx, const struct kb_packet *packet,
+					  const struct kb_l4 *l4)
+{
+	const struct kb_packet packet_copy = *packet;
+	const struct kb_l4 l4_copy = *l4;
+
+	return kb_flow_lookup(ctx, &packet_copy, &l4_copy);
 }
 
 #endif
