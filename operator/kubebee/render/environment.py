@@ -73,7 +73,9 @@ def render_text(
     if any(mark in text for mark in MARKS):
         raise RenderError("the template has control characters", where=name)
     try:
-        template = environment.from_string(text)
+        # Not from_string: it leaves the name out, which the line marks need.
+        code = environment.compile(text, name=name)
+        template = environment.template_class.from_code(environment, code, environment.make_globals(None))
         return unmark(template.render(context), name)
     except RecursionError as error:
         raise RenderError("macros or expressions nest too deep", where=name) from error
