@@ -129,7 +129,8 @@ class LbState:
             members = tuple(Backend(v.address, v.port, v.weight) for _, v in found)
             served = Served(value, None, members, array("I", (number for number, _ in found)))
             packed = tables.pack_members(members, served.ids)
-            owned = self._space.reserve(value.base // layout.ROW_SLOTS, tables.rows_of(value.size))
+            rows = tables.rows_of(value.size)
+            owned = not rows or self._space.reserve(value.base // layout.ROW_SLOTS, rows)
             if not owned:
                 served.value = value._replace(base=0, size=0, fingerprint=0)
             elif tables.fingerprint(packed, value.size) == value.fingerprint:
@@ -167,15 +168,15 @@ class LbState:
         added = changed = 0
         unserved: list[Unserved] = []
         for frontend in wanted:
-            is_new = frontend.key not in self.served
+            was = self.served.get(frontend.key)
             try:
                 self._serve(writer, frontend)
             except _NoRoomError as error:
                 unserved.append(Unserved(frontend.key, frontend.owner, str(error)))
                 continue
             writer.flush_if_large()
-            added += is_new
-            changed += not is_new
+            added += was is None
+            changed += was is not None and was.value != self.served[frontend.key].value
         writer.flush()
         self._write_addresses(maps["kb_lb_fe"])
         return SyncReport(

@@ -1,0 +1,212 @@
+"""The maps follow what is desired: only differences are written, restarts adopt, crashes heal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from scapy.layers.inet import IP, TCP
+from scapy.packet import Packet
+
+from kubebee.bpf.map import Map
+from kubebee.lb import stats
+from kubebee.lb.layout import FrontendValue, pack_key, u32
+from kubebee.lb.model import Forwarding, LbConfig, LbModelError, merge
+from kubebee.lb.sync import LbState, SyncReport
+from support.servicelb import CLIENT, CONFIG, CONTINUE, DROP, ETHER, TX, VIP, Balancer, balancer, frontend
+
+pytestmark = pytest.mark.root
+
+DSR = Forwarding.DSR_IPIP
+TEN = [f"10.0.0.{i}:80" for i in range(1, 11)]
+
+
+@pytest.fixture
+def lb() -> Iterator[Balancer]:
+    with balancer() as loaded:
+        yield loaded
+
+
+def to_vip(sport: int = 40000, flags: str = "A", vip: str = VIP) -> Packet:
+    return ETHER / IP(src=CLIENT, dst=vip) / TCP(sport=sport, dport=80, flags=flags)
+
+
+def contents(table: Map) -> dict[bytes, bytes]:
+    return dict(table.items())
+
+
+def snapshot(lb: Balancer) -> dict[str, dict[bytes, bytes]]:
+    return {name: contents(lb.maps[name]) for name in ("kb_lb_fe", "kb_lb_slots", "kb_lb_be", "kb_lb_cfg")}
+
+
+def chosen(lb: Balancer) -> list[str]:
+    return [lb.backend_of(to_vip(sport)) for sport in range(1000, 1500)]
+
+
+def test_what_is_already_served_is_not_written_again(lb: Balancer) -> None:
+    first = lb.serve(frontend(*TEN, forwarding=DSR))
+    assert (first.added, first.rows_written, first.backends_written) == (1, 64, 10)
+    assert lb.serve(frontend(*TEN, forwarding=DSR)) == SyncReport()
+    assert lb.serve(frontend(*reversed(TEN), forwarding=DSR)).rows_written == 0
+
+
+def test_a_restart_adopts_the_maps_and_writes_nothing(lb: Balancer) -> None:
+    both = (frontend(*TEN, forwarding=DSR), frontend("10.0.0.1:8080", port=81), frontend(port=82))
+    lb.serve(*both)
+    before = snapshot(lb)
+    adopted = LbState.adopt(lb.maps)
+    assert adopted.apply(lb.maps, merge(both), CONFIG) == SyncReport()
+    assert snapshot(lb) == before
+
+
+def test_a_write_that_a_crash_cut_short_is_found_and_redone(lb: Balancer) -> None:
+    lb.serve(frontend(*TEN[:9], forwarding=DSR))
+    key = pack_key(frontend().key)
+    old = lb.maps["kb_lb_fe"].lookup(key)
+    assert old is not None
+    lb.serve(frontend(*TEN, forwarding=DSR))
+    new = chosen(lb)
+    lb.maps["kb_lb_fe"].update(key, old)  # as if only the backends had been written
+
+    lb.state = LbState.adopt(lb.maps)
+    assert lb.serve(frontend(*TEN, forwarding=DSR)).changed == 1
+    assert chosen(lb) == new
+
+
+def test_backends_keep_their_numbers_when_others_come_and_go(lb: Balancer) -> None:
+    lb.serve(frontend(*TEN[:3], forwarding=DSR))
+    key = frontend().key
+
+    def numbers() -> dict[int, int]:
+        served = lb.state.served[key]
+        return {m.address: n for m, n in zip(served.members, served.ids, strict=True)}
+
+    first = numbers()
+    lb.serve(frontend(TEN[1], TEN[2], TEN[5], forwarding=DSR))
+    assert {a: n for a, n in numbers().items() if a in first} == {
+        a: first[a] for a in first if a in numbers()
+    }
+    lb.serve(frontend(*TEN[:3], forwarding=DSR))
+    assert numbers() == first
+
+
+def test_only_flows_of_the_backend_that_leaves_move_but_for_1_percent(lb: Balancer) -> None:
+    lb.serve(frontend(*TEN, forwarding=DSR))
+    before = chosen(lb)
+    lb.serve(frontend(*TEN[1:], forwarding=DSR))
+    strays = [old for old, new in zip(before, chosen(lb), strict=True) if old != new and old != "10.0.0.1"]
+    assert len(strays) <= len(before) * 0.02
+
+
+def test_a_weight_changes_shares_and_nothing_else(lb: Balancer) -> None:
+    lb.serve(frontend("10.0.0.1:80", "10.0.0.2:80", forwarding=DSR))
+    lb.serve(frontend("10.0.0.1:80*3", "10.0.0.2:80", forwarding=DSR))
+    share = chosen(lb).count("10.0.0.1") / 500
+    assert 0.65 < share < 0.85
+    lb.serve(frontend("10.0.0.1:80*0", "10.0.0.2:80", forwarding=DSR))
+    assert set(chosen(lb)) == {"10.0.0.2"}
+
+
+def test_a_removed_frontend_is_no_longer_served_and_leaves_nothing(lb: Balancer) -> None:
+    lb.serve(frontend(*TEN, forwarding=DSR))
+    assert lb.serve().removed == 1
+    assert lb.send(to_vip()).retval == CONTINUE
+    assert lb.collect().backends_freed == 10
+    assert contents(lb.maps["kb_lb_fe"]) == {}
+    assert not any(any(value) for value in contents(lb.maps["kb_lb_be"]).values())
+
+
+def test_a_frontend_switches_between_dsr_and_snat(lb: Balancer) -> None:
+    lb.serve(frontend("10.0.0.1:80", forwarding=DSR))
+    assert len(lb.send(to_vip()).data) == len(to_vip()) + 20
+    assert lb.serve(frontend("10.0.0.1:80")).rows_written == 0
+    assert len(lb.send(to_vip()).data) == len(to_vip())
+
+
+def test_the_slot_space_is_reused(lb: Balancer) -> None:
+    with balancer(kb_lb_slots=130) as small:
+        for i in range(20):
+            report = small.serve(frontend(*TEN[:9], f"10.0.1.{i}:80", forwarding=DSR))
+            assert report.unserved == ()
+            assert small.send(to_vip()).retval == TX
+
+
+@pytest.mark.parametrize(
+    ("sizes", "says"),
+    [({"kb_lb_slots": 70}, "kb_lb_slots"), ({"kb_lb_be": 12}, "kb_lb_be"), ({"kb_lb_fe": 2}, "kb_lb_fe")],
+)
+def test_a_full_map_says_who_is_not_served_and_leaves_the_others_alone(
+    sizes: dict[str, int], says: str
+) -> None:
+    with balancer(**sizes) as small:
+        fits, too_much = frontend(*TEN, forwarding=DSR), frontend(*TEN, vip="192.0.2.11", owner="ServiceLB/b")
+        report = small.serve(fits, too_much)
+        ((key, owner, why),) = ((u.key, u.owner, u.why) for u in report.unserved)
+        assert (key, owner) == (too_much.key, "ServiceLB/b")
+        assert says in why
+        assert small.send(to_vip()).retval == TX
+        assert small.send(to_vip(vip="192.0.2.11")).retval == CONTINUE
+        small.serve(too_much)
+        small.collect()
+        assert small.serve(too_much).unserved == ()
+        assert small.send(to_vip(vip="192.0.2.11", flags="S")).retval == TX
+
+
+def test_snat_without_an_address_is_refused_before_anything_is_written(lb: Balancer) -> None:
+    with pytest.raises(LbModelError, match="SNAT needs a source address") as refused:
+        lb.serve(frontend("10.0.0.1:80", owner="ServiceLB/web"), config=LbConfig())
+    assert "ServiceLB/web" in refused.value.where
+    assert contents(lb.maps["kb_lb_fe"]) == {}
+
+
+def test_a_changed_setting_is_map_data(lb: Balancer) -> None:
+    lb.serve(frontend("10.0.0.1:80", forwarding=DSR))
+    lb.serve(frontend("10.0.0.1:80", forwarding=DSR), config=LbConfig(snat_address=0x0A0000FE))
+    assert IP(lb.send(to_vip()).data[14:]).src == "10.0.0.254"
+
+
+def test_counters_by_backend_add_up_and_never_fall(lb: Balancer) -> None:
+    lb.serve(frontend("10.0.0.1:80", "10.0.0.2:80", forwarding=DSR, owner="ServiceLB/web"))
+    for sport in range(100):
+        lb.send(to_vip(sport, "S"))
+        lb.send(to_vip(sport, "A"))
+    (web,) = stats.read(lb.maps, lb.state)
+    assert web.owner == "ServiceLB/web"
+    assert web.counts == (200, 200 * 40, 100)
+    assert sum(b.counts.packets for b in web.backends) == 200
+
+    lb.serve(frontend("10.0.0.1:80", forwarding=DSR))
+    (draining,) = (b for b in stats.read(lb.maps, lb.state)[0].backends if b.draining)
+    assert draining.counts.packets > 0
+    lb.collect()
+    (web,) = stats.read(lb.maps, lb.state)
+    assert web.counts == (200, 200 * 40, 100)
+    assert [b.draining for b in web.backends] == [False]
+
+
+def test_a_frontend_without_backends_gets_its_first_and_loses_its_last(lb: Balancer) -> None:
+    lb.serve(frontend(forwarding=DSR))
+    assert lb.send(to_vip()).retval == DROP
+    lb.serve(frontend("10.0.0.1:80", forwarding=DSR))
+    assert lb.send(to_vip()).retval == TX
+    lb.serve(frontend(forwarding=DSR))
+    assert lb.send(to_vip()).retval == DROP
+
+
+def test_corrupt_tables_are_redone_and_harm_no_packet(lb: Balancer) -> None:
+    lb.serve(frontend(*TEN, forwarding=DSR))
+    key = pack_key(frontend().key)
+    wild = FrontendValue(base=0x7F000000, size=1009, id=0, fingerprint=1, flags=1)
+    lb.maps["kb_lb_fe"].update(key, wild.pack())
+    assert lb.send(to_vip()).retval == DROP
+    lb.state = LbState.adopt(lb.maps)
+    assert lb.serve(frontend(*TEN, forwarding=DSR)).changed == 1
+    assert lb.send(to_vip()).retval == TX
+
+
+def test_a_slot_that_names_no_backend_drops(lb: Balancer) -> None:
+    lb.serve(frontend(*TEN, forwarding=DSR))
+    for number in range(10):
+        lb.maps["kb_lb_be"].update(u32(number), bytes(32))
+    assert lb.send(to_vip()).retval == DROP
+    assert lb.drops() == {"lb_no_backend": 1}
