@@ -1,0 +1,81 @@
+"""Rule sets replace each other whole, and counters stay with their rules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from scapy.layers.inet import IP, TCP
+from scapy.layers.l2 import Ether
+
+from kubebee.policy.model import Action, L4Match, Policy, PolicyRule, PortRange
+from kubebee.policy.sync import PolicyState, apply_local
+from support.hostpolicy import CONTINUE, DROP, Firewall, firewall
+
+pytestmark = pytest.mark.root
+
+HOST = "192.0.2.1"
+
+
+def deny(port: int) -> PolicyRule:
+    return PolicyRule(f"deny-{port}", Action.DENY, protocols=(L4Match(6, (PortRange(port, port),)),))
+
+
+def to(port: int, host: str = HOST) -> bytes:
+    return bytes(Ether() / IP(src="198.51.100.9", dst=host) / TCP(dport=port))
+
+
+@pytest.fixture
+def host() -> Iterator[Firewall]:
+    with firewall(HOST) as loaded:
+        yield loaded
+
+
+def test_the_same_rules_again_write_nothing(host: Firewall) -> None:
+    assert host.enforce(Policy("p", 1, (deny(80),))).switched
+    again = host.enforce(Policy("p", 1, (deny(80),)))
+    assert (again.switched, again.bytes_written, again.slots_reset) == (False, 0, 0)
+
+
+def test_each_change_is_in_force_at_once_and_loads_nothing(host: Firewall) -> None:
+    program = host.program.info.id
+    for port in (80, 81, 82, 83):
+        host.enforce(Policy("p", 1, (deny(port),)))
+        assert [host.verdict(to(tried)) for tried in (80, 81, 82, 83)] == [
+            DROP if tried == port else CONTINUE for tried in (80, 81, 82, 83)
+        ]
+    assert host.program.info.id == program
+
+
+def test_a_counter_follows_its_rule_when_rules_move(host: Firewall) -> None:
+    host.enforce(Policy("p", 1, (deny(80), deny(81))))
+    host.verdict(to(81))
+    host.enforce(Policy("p", 1, (deny(99), deny(81), deny(80))))
+    host.verdict(to(81))
+    assert host.hits() == {"p/deny-81": (2, 0)}
+
+
+def test_a_rule_that_comes_back_starts_at_zero(host: Firewall) -> None:
+    host.enforce(Policy("p", 1, (deny(80),)))
+    host.verdict(to(80))
+    host.enforce(Policy("p", 1, (deny(81),)))
+    host.enforce(Policy("p", 1, (deny(80),)))
+    assert host.hits() == {}
+
+
+def test_a_restart_finds_the_counters_and_changes_nothing(host: Firewall) -> None:
+    host.enforce(Policy("p", 1, (deny(80), deny(81)), Action.DENY))
+    host.verdict(to(81))
+    before = host.state.slots
+    host.state = PolicyState.adopt(host.maps)
+    assert host.state.slots == before
+    assert not host.enforce(Policy("p", 1, (deny(80), deny(81)), Action.DENY)).switched
+    assert host.hits() == {"p/deny-81": (1, 0)}
+
+
+def test_only_differing_addresses_of_the_host_are_written(host: Firewall) -> None:
+    host.enforce(Policy("p", 1, (deny(80),)))
+    report = apply_local(host.maps, [0xC0000202, 0xC0000203])
+    assert (report.local_added, report.local_removed) == (2, 1)
+    assert host.verdict(to(80, "192.0.2.2")) == DROP
+    assert host.verdict(to(80, "192.0.2.1")) == CONTINUE
