@@ -52,7 +52,7 @@ def c_string(text: str) -> CString:
     return CString(f'"{body}"')
 
 
-def to_c(value: object) -> Markup:
+def to_c(value: object) -> Markup:  # noqa: C901 - one case per type, flat
     """The C text of a printed value.
 
     int: decimal, negative ones in parentheses, ULL above 2^63 - 1. bool: 0 or 1. IPv4 address: an integer in
