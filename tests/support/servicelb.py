@@ -105,11 +105,15 @@ class Balancer:
         return {reason: count for reason, count in drops.read(self.maps).items() if count}
 
 
+SMALL = {"kb_lb_slots": 4096, "kb_lb_be": 1024, "kb_lb_be_stat": 1024, "kb_lb_fe_stat": 1024}
+"""Sizes that tests do with: adopting maps reads them."""
+
+
 @contextmanager
 def balancer(dsr: bool = True, snat: bool = True, **max_entries: int) -> Iterator[Balancer]:
     """Load the stage; `max_entries` sizes maps by name."""
     with BpfObject.open(elf(dsr, snat), "servicelb") as loaded:
-        for name, count in max_entries.items():
+        for name, count in (SMALL | max_entries).items():
             loaded.maps[name].set_max_entries(count)
         loaded.load()
         maps = {name: loaded_map.duplicate() for name, loaded_map in loaded.maps.items()}
