@@ -5,10 +5,8 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import resources
 from ipaddress import IPv4Address
 
-import jinja2
 from scapy.packet import Packet
 
 from kubebee import drops
@@ -19,6 +17,7 @@ from kubebee.policy import stats
 from kubebee.policy.compile import CompiledPolicy, compile_policies
 from kubebee.policy.model import Failsafe, Policy
 from kubebee.policy.sync import PolicyState, SyncReport, apply_local
+from kubebee.render.environment import render_builtin
 from support.clang import compile_c
 
 CONTINUE, DROP = 0xFFFFFFFF, 1
@@ -28,9 +27,7 @@ CONTINUE, DROP = 0xFFFFFFFF, 1
 @functools.cache
 def elf(lb_reverse: bool = False) -> bytes:
     """Render and compile the stage."""
-    text = (resources.files("kubebee_templates") / "hostpolicy.bpf.c.j2").read_text()
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined)  # noqa: S701
-    return compile_c(environment.from_string(text).render(lb_reverse=lb_reverse))
+    return compile_c(render_builtin("hostpolicy", {"lb_reverse": lb_reverse}))
 
 
 class Firewall:
