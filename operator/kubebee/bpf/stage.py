@@ -101,7 +101,7 @@ def _check_license(elf: Elf) -> None:
         raise StageError(
             f'license "{text}" is not compatible with the GPL' if text else "the object names no license",
             reason="LicenseRefused",
-            hint='an interface\'s programs are linked into one: SEC("license") must say "GPL" or "Dual BSD/GPL"',
+            hint='an interface\'s programs become one: SEC("license") must say "GPL" or "Dual BSD/GPL"',
         )
 
 
