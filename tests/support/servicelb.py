@@ -45,10 +45,26 @@ ETHER = Ether(src=CLIENT_MAC, dst=NODE_MAC)
 SENT = Ether(src=NODE_MAC, dst=ROUTER_MAC)
 
 
+_ENTRY = 'SEC("xdp")\nint kb_servicelb('
+_LAST_STAGE = """
+SEC("xdp")
+int last_stage(struct xdp_md *ctx)
+{
+	int verdict = kb_servicelb(ctx);
+
+	return verdict == KB_CONTINUE ? XDP_PASS : verdict;
+}
+"""
+
+
 @functools.cache
-def elf(dsr: bool = True, snat: bool = True) -> bytes:
-    """Render and compile the stage."""
-    return compile_c(render_builtin("servicelb", {"dsr": dsr, "snat": snat}))
+def elf(last_stage: bool = False) -> bytes:
+    """Render and compile the stage; as the `last_stage` of a chain what goes on goes to the kernel."""
+    source = render_builtin("servicelb", {"dsr": True, "snat": True})
+    assert _ENTRY in source
+    if last_stage:
+        source = source.replace(_ENTRY, "__noinline int kb_servicelb(") + _LAST_STAGE
+    return compile_c(source)
 
 
 def frontend(
@@ -110,14 +126,14 @@ SMALL = {"kb_lb_slots": 4096, "kb_lb_be": 1024, "kb_lb_be_stat": 1024, "kb_lb_fe
 
 
 @contextmanager
-def balancer(dsr: bool = True, snat: bool = True, **max_entries: int) -> Iterator[Balancer]:
-    """Load the stage; `max_entries` sizes maps by name."""
-    with BpfObject.open(elf(dsr, snat), "servicelb") as loaded:
+def balancer(*, last_stage: bool = False, **max_entries: int) -> Iterator[Balancer]:
+    """Load the stage, or it and the end of a chain; `max_entries` sizes maps by name."""
+    with BpfObject.open(elf(last_stage), "servicelb") as loaded:
         for name, count in (SMALL | max_entries).items():
             loaded.maps[name].set_max_entries(count)
         loaded.load()
         maps = {name: loaded_map.duplicate() for name, loaded_map in loaded.maps.items()}
-        with loaded.programs["kb_servicelb"].duplicate() as program:
+        with loaded.programs["last_stage" if last_stage else "kb_servicelb"].duplicate() as program:
             yield Balancer(program, maps)
         for opened in maps.values():
             opened.close()
