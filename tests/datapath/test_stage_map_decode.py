@@ -18,9 +18,9 @@ SOURCE = """
 struct peer { __be32 address; __be16 port; __u16 zone; };
 enum state { CLOSED, OPEN };
 struct { __uint(type, BPF_MAP_TYPE_HASH); __uint(max_entries, 8);
-	 __type(key, struct peer); __type(value, enum state); } peers SEC(".maps");
+	__type(key, struct peer); __type(value, enum state); } peers SEC(".maps");
 struct { __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY); __uint(max_entries, 1);
-	 __type(key, __u32); __type(value, __u32); } hits SEC(".maps");
+	__type(key, __u32); __type(value, __u32); } hits SEC(".maps");
 int level = 3;
 char label[8] = "live";
 SEC("xdp") int run(struct xdp_md *ctx)
