@@ -16,6 +16,7 @@ from support.hostpolicy import CONTINUE, DROP, Firewall, elf
 
 pytestmark = pytest.mark.root
 
+ETH = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
 ENTRY, PREFIX = "kb_hostpolicy", "first"
 SYMBOL = stage_symbol(ENTRY, PREFIX)
 DISPATCHER = f"""

@@ -17,7 +17,7 @@ from support.hostpolicy import CONTINUE, DROP, Firewall, firewall
 pytestmark = pytest.mark.root
 
 HOST, ROUTER = "127.0.0.1", "203.0.113.1"
-ETH = Ether()
+ETH = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from scapy.layers.inet import IP, TCP
@@ -15,6 +16,7 @@ from support.hostpolicy import CONTINUE, DROP, Firewall, firewall
 pytestmark = pytest.mark.root
 
 HOST = "192.0.2.1"
+ETH = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")  # else scapy asks the network by ARP
 
 
 def deny(port: int) -> PolicyRule:
@@ -22,7 +24,7 @@ def deny(port: int) -> PolicyRule:
 
 
 def to(port: int, host: str = HOST) -> bytes:
-    return bytes(Ether() / IP(src="198.51.100.9", dst=host) / TCP(dport=port))
+    return bytes(ETH / IP(src="198.51.100.9", dst=host) / TCP(dport=port))
 
 
 @pytest.fixture
@@ -45,6 +47,20 @@ def test_each_change_is_in_force_at_once_and_loads_nothing(host: Firewall) -> No
             DROP if tried == port else CONTINUE for tried in (80, 81, 82, 83)
         ]
     assert host.program.info.id == program
+
+
+def test_packets_during_changes_see_the_old_rules_or_the_new_never_a_mix(host: Firewall) -> None:
+    few = Policy("p", 1, (deny(80),))
+    many = Policy("p", 1, (*(deny(port) for port in range(1000, 2000)), deny(80)))
+    host.enforce(few)
+    runs = 0
+    with ThreadPoolExecutor(1) as pool:
+        for policy in [many, few] * 8:
+            load = pool.submit(host.program.test_run, to(80), repeat=500_000)
+            host.enforce(policy)
+            load.result()
+            runs += 500_000
+    assert host.drops() == {"policy_rule": runs}
 
 
 def test_a_counter_follows_its_rule_when_rules_move(host: Firewall) -> None:
