@@ -21,7 +21,8 @@ import yaml
 
 from lab.netns import private_mounts
 from lab.requests import Requests
-from lab.topology import Lab
+from lab.topology import NODE, NODE_PORT, Lab
+from lab.traffic import http_get
 
 ROOT = Path(__file__).parents[2]
 MANIFESTS = ROOT / "examples" / "quickstart"
@@ -129,6 +130,8 @@ def main() -> int:
         shutil.copytree(MANIFESTS, folder, ignore=shutil.ignore_patterns(".kubebee"))
         print("lab: client, node, two backends", flush=True)
         lab = stack.enter_context(Lab())
+        # What policy will deny does work without it: that it is denied later says something.
+        assert http_get(lab.client, NODE, NODE_PORT) == "node"
         print(f"kubebee run -f {MANIFESTS.relative_to(ROOT)}, on the node", flush=True)
         process = stack.enter_context(running_kubebee(lab, folder, log))
         wait_until_ready(folder, process)

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from lab.topology import BACKENDS, VIP, Lab
+from lab.topology import BACKENDS, NODE, NODE_PORT, VIP, Lab
 from lab.traffic import http_get, is_denied
 
 WEB_PORT = 80
-DENIED_PORT = 8080
+BACKEND_PORT = 8080
 _WEB_PAUSE_S = 0.05
 _OTHER_PAUSE_S = 0.5
 
@@ -87,12 +87,12 @@ class Requests:
             self._count("failed")
 
     def _past_policy(self) -> None:
-        self._count("denied" if is_denied(self._lab.client, VIP, DENIED_PORT) else "let in")
+        self._count("denied" if is_denied(self._lab.client, NODE, NODE_PORT) else "let in")
 
     def _around_the_balancer(self) -> None:
         """Traffic that the node only forwards: what programs behind the load balancer get to see."""
         with contextlib.suppress(OSError):
-            http_get(self._lab.client, BACKENDS["backend1"], DENIED_PORT)
+            http_get(self._lab.client, BACKENDS["backend1"], BACKEND_PORT)
 
     def _on_the_node(self) -> None:
         self._lab.on_node("true", check=False)

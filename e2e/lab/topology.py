@@ -6,7 +6,8 @@
                                             eth2 10.2.2.1 -- 10.2.2.2 backend2
 
 The client reaches all else, VIPs too, by the node. Backends hold the VIP on loopback and take off an
-outer IPv4 header, so that direct server return works; every host's interface is called eth0.
+outer IPv4 header, so that direct server return works; every host's interface is called eth0. The node has a
+server of its own, on NODE_PORT.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ BACKENDS = {"backend1": "10.2.1.2", "backend2": "10.2.2.2"}
 VIP = "10.200.0.10"
 TCP_PORTS = (80, 8080)
 UDP_PORTS = (53, 8080)
+NODE_PORT = 8080
 
 _SERVER = Path(__file__).with_name("server.py")
 _PEER = Path(__file__).with_name("peer.bpf.c")
@@ -72,13 +74,17 @@ class Lab:
 
     def start_backend(self, name: str) -> None:
         """Start a backend's servers."""
-        ports = [",".join(map(str, ports)) for ports in (TCP_PORTS, UDP_PORTS)]
-        argv = [sys.executable, "-I", str(_SERVER), name, *ports]
-        self._servers[name] = start_and_wait_ready(self.backends[name].command(argv))
+        self._serve(name, self.backends[name], TCP_PORTS, UDP_PORTS)
 
-    def _stop_backends(self) -> None:
-        for name in list(self._servers):
-            self.stop_backend(name)
+    def _serve(self, name: str, where: Namespace, tcp: Sequence[int], udp: Sequence[int]) -> None:
+        ports = [",".join(map(str, each)) for each in (tcp, udp)]
+        argv = [sys.executable, "-I", str(_SERVER), name, *ports]
+        self._servers[name] = start_and_wait_ready(where.command(argv))
+
+    def _stop_servers(self) -> None:
+        while self._servers:
+            _, server = self._servers.popitem()
+            stop_started(server)
 
     def _build(self, stack: contextlib.ExitStack, peer: Path) -> None:
         network = stack.enter_context(Namespace("node"))
@@ -103,9 +109,10 @@ class Lab:
         self.node = stack.enter_context(Node(network))
 
         self._servers: dict[str, subprocess.Popen[str]] = {}
-        stack.callback(self._stop_backends)
+        stack.callback(self._stop_servers)
         for name in BACKENDS:
             self.start_backend(name)
+        self._serve("node", network, (NODE_PORT,), (NODE_PORT,))
 
     @staticmethod
     def _connect_host(

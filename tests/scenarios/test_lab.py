@@ -14,6 +14,7 @@ from scapy.layers.inet import IP, UDP
 from lab import BACKENDS, NODE, VIP, Lab, http_get, is_denied, tcp_connect, udp_ask
 from lab.netns import NETNS_DIR
 from lab.node import cgroup2_root
+from lab.topology import NODE_PORT
 
 pytestmark = pytest.mark.root
 
@@ -26,6 +27,10 @@ def leftovers_of(pid: int) -> list[Path]:
 def test_client_reaches_each_backend_through_the_node(lab: Lab, backend: str) -> None:
     assert http_get(lab.client, BACKENDS[backend]) == backend
     assert udp_ask(lab.client, BACKENDS[backend], 53) == backend
+
+
+def test_the_node_has_a_server_of_its_own(lab: Lab) -> None:
+    assert http_get(lab.client, NODE, NODE_PORT) == "node"
 
 
 def test_a_closed_port_is_refused_not_denied(lab: Lab) -> None:
