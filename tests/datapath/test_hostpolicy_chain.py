@@ -38,9 +38,7 @@ def test_the_stage_decides_in_a_chain_as_alone(lb_reverse: bool) -> None:
             apply_local(maps, [0xC0000201])
             match = L4Match(6, (PortRange(80, 80),))
             host.enforce(Policy("p", 1, (PolicyRule("web", Action.DENY, protocols=(match,)),)))
-            packets = [
-                Ether() / IP(src="198.51.100.9", dst="192.0.2.1") / TCP(dport=port) for port in (80, 81)
-            ]
+            packets = [ETH / IP(src="198.51.100.9", dst="192.0.2.1") / TCP(dport=port) for port in (80, 81)]
             assert [host.verdict(packet) for packet in packets] == [DROP, CONTINUE]
             assert host.hits()["p/web"] == (1, 0)
         for opened in maps.values():
