@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from kubebee.bpf import attach
 from kubebee.lb import stats
 from kubebee.lb.model import Forwarding, LbConfig, Protocol, merge, parse_ipv4
+from kubebee.lb.neighbours import Neighbours
 from lab import BACKENDS, NODE, VIP, Lab, http_get, is_denied, tcp_connect, udp_ask
 from lab.netns import inside
 from lab.traffic import http_ask
@@ -32,9 +34,24 @@ def lb(lab: Lab) -> Iterator[Balancer]:
             with inside(network):
                 link = attach.attach_xdp(loaded.program.fd, network.ifindex(name), "native")
             stack.callback(link.close)
-        for address in (ONE, TWO):
-            network.run("ping", "-c1", "-W2", address)  # neighbours, as the loader keeps them
+        with inside(network):
+            unreachable = Neighbours().keep([parse_ipv4(ONE), parse_ipv4(TWO)])
+        assert not unreachable
+        wait_until(lambda: resolved(lab) >= {ONE, TWO})
         yield loaded
+
+
+def resolved(lab: Lab) -> set[str]:
+    """Addresses whose MAC address the node knows."""
+    lines = lab.node.network.ip("neigh", "show").splitlines()
+    return {line.split()[0] for line in lines if "lladdr" in line}
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def serve(lb: Balancer, forwarding: Forwarding, *backends: str) -> None:
@@ -87,5 +104,24 @@ def test_flows_end_with_their_connections(lab: Lab, lb: Balancer) -> None:
     for _ in range(5):
         http_get(lab.client, VIP)
     assert lb.flows() == (5, 5)
-    assert lb.collect(after_seconds=20).expired == 5
+    # The last FIN may still be on its way.
+    wait_until(lambda: lb.collect(after_seconds=20).live == 0)
     assert lb.flows() == (0, 0)
+
+
+def test_next_hops_of_backends_are_kept_resolved_until_the_backends_leave(lab: Lab) -> None:
+    addresses = [parse_ipv4(ONE), parse_ipv4(TWO)]
+    neighbours = Neighbours()
+    with inside(lab.node.network):
+        assert neighbours.keep(addresses) == frozenset()
+        wait_until(lambda: resolved(lab) >= {ONE, TWO})
+        assert lab.node.network.ip("neigh", "show", ONE).count("managed") == 1
+        neighbours.keep(addresses[:1])
+    assert TWO not in resolved(lab)
+
+
+def test_a_backend_without_a_way_to_it_is_named(lab: Lab) -> None:
+    local = parse_ipv4(NODE)
+    lab.node.network.ip("route", "add", "unreachable", "10.66.0.0/24")
+    with inside(lab.node.network):
+        assert Neighbours().keep([local, parse_ipv4("10.66.0.1")]) == {local, parse_ipv4("10.66.0.1")}
