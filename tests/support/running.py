@@ -32,7 +32,7 @@ def wait_for(what: str, look: Callable[[], _T], deadline: float = DEADLINE_S) ->
     while time.monotonic() < end:
         try:
             found = look()
-        except (AssertionError, OSError, KeyError, IndexError, StopIteration, subprocess.SubprocessError) as error:
+        except (AssertionError, OSError, LookupError, subprocess.SubprocessError) as error:
             last = repr(error)
         else:
             if found:
@@ -135,20 +135,19 @@ class Running:
 
     def run(self, *argv: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a command on the node."""
-        done = subprocess.run(
-            self._command(argv), capture_output=True, text=True, timeout=60, check=False
-        )
+        done = subprocess.run(self._command(argv), capture_output=True, text=True, timeout=60, check=False)
         assert not check or done.returncode == 0, f"{argv}: {done.stdout}{done.stderr}"
         return done
 
-    def bpftool(self, *argv: str) -> Any:  # noqa: ANN401 (JSON)
+    def bpftool(self, *argv: str) -> Any:
         """Run bpftool on the node and return its JSON."""
         return json.loads(self.run("bpftool", "-j", *argv).stdout or "null")
 
     def apply(self, manifest: dict[str, Any] | str, file: str = "") -> None:
         """Write a manifest as editors do: a new file renamed over the old one."""
         text = manifest if isinstance(manifest, str) else yaml.safe_dump(manifest, sort_keys=False)
-        name = file or f"{yaml.safe_load(text)['kind'].lower()}-{yaml.safe_load(text)['metadata']['name']}.yaml"
+        parsed = yaml.safe_load(text) if not file else {}
+        name = file or f"{parsed['kind'].lower()}-{parsed['metadata']['name']}.yaml"
         temporary = self.manifests / f".{name}.new"
         temporary.write_text(text)
         temporary.replace(self.manifests / name)
@@ -182,7 +181,13 @@ class Running:
 
     def wait_ready(self, kind: str, name: str, generation: int = 1) -> Status:
         """Wait until a resource is Ready at a generation or a later one."""
-        return self.wait(kind, name, lambda s: s.ready and s.generation >= generation, f"{kind}/{name} Ready")
+
+        def settled(status: Status) -> bool:
+            return status.generation >= generation and (status.ready or status.stalled)
+
+        status = self.wait(kind, name, settled, f"{kind}/{name} Ready")
+        assert status.ready, yaml.safe_dump(status.document)
+        return status
 
     def wait_reason(self, kind: str, name: str, reason: str) -> Status:
         """Wait until a resource's Ready condition has a reason."""

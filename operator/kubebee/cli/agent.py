@@ -170,6 +170,8 @@ class Agent:
         self._flush()
         repaired = await self.loader.check()
         unsettled = any(not state.settled for state in self.loader.states.values())
+        if repaired is not None:
+            self._tell(repaired.happenings)
         if repaired is not None or unsettled:
             self._retries = self._retries + 1 if unsettled else 0
             await self.reconcile()

@@ -6,8 +6,9 @@ import socket
 from collections.abc import Mapping
 from dataclasses import replace
 
+from kubebee.api.v1alpha1.values import FreeValue
 from kubebee.bpf.addresses import ipv4_addresses
-from kubebee.bpf.globals import Globals
+from kubebee.bpf.globals import Global, Globals, read_globals
 from kubebee.bpf.map import Map
 from kubebee.errors import KubebeeError
 from kubebee.lb import model as lb_model
@@ -97,7 +98,7 @@ def host_addresses(lb: LbUnit | None) -> frozenset[int]:
 
 
 def write_live_globals(
-    item: Compiled, index: int, maps: Mapping[str, Map], before: Mapping[str, object]
+    item: Compiled, index: int, maps: Mapping[str, Map], before: Mapping[str, FreeValue]
 ) -> int:
     """Let the variables that are no constants have the values of the manifest.
 
@@ -114,17 +115,26 @@ def write_live_globals(
     names = {name for name in (*item.code.globals, *before) if name not in item.facts.constants}
     if not names:
         return 0
-    variables = Globals(item.elf)
+    variables = read_globals(item.elf)
     written = 0
     for name in sorted(names):
-        patch = variables.patch(name, item.code.globals.get(name))
-        target = maps[local_name(patch.section, index)]
+        variable = variables.variable(name)
+        wanted = _bytes_of(variables, variable, item.code.globals)
+        target = maps[local_name(variable.section, index)]
         key = bytes(4)
         current = target.lookup(key)
         if current is None:
             raise KubebeeError("its data section can't be read", reason="MapUnreadable", where=name)
-        end = patch.offset + len(patch.data)
-        if current[patch.offset : end] != patch.data:
-            target.update(key, current[: patch.offset] + patch.data + current[end:])
+        end = variable.offset + variable.size
+        if current[variable.offset : end] != wanted:
+            target.update(key, current[: variable.offset] + wanted + current[end:])
             written += 1
     return written
+
+
+def _bytes_of(variables: Globals, variable: Global, declared: Mapping[str, FreeValue]) -> bytes:
+    """What a variable shall hold: the declared value, else that of the source."""
+    sections = variables.sections
+    if variable.name in declared:
+        sections = variables.patch({variable.name: declared[variable.name]})
+    return sections[variable.section][variable.offset : variable.offset + variable.size]

@@ -11,7 +11,7 @@ import hashlib
 import msgspec
 
 from kubebee.bpf.constants import MapType
-from kubebee.bpf.globals import Globals
+from kubebee.bpf.globals import read_globals
 from kubebee.bpf.object import BpfObject
 
 FACTS_VERSION = 1
@@ -56,7 +56,7 @@ def read_facts(elf: bytes) -> ObjectFacts:
         BpfError: libbpf can't open it.
         KubebeeError: the BTF of its data sections can't be read.
     """
-    variables = Globals(elf)
+    variables = read_globals(elf)
     with BpfObject.open(elf) as opened:
         maps = tuple(
             MapSchema(
@@ -73,5 +73,5 @@ def read_facts(elf: bytes) -> ObjectFacts:
             if m.type != MapType.STRUCT_OPS
         )
         functions = {p.name: p.section for p in opened.programs.values()}
-    constants = tuple(sorted(name for name, variable in variables.variables.items() if variable.constant))
+    constants = tuple(sorted(name for name, variable in variables.variables.items() if variable.const))
     return ObjectFacts(FACTS_VERSION, functions, maps, constants)

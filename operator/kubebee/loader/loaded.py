@@ -14,7 +14,7 @@ from pathlib import Path
 
 from kubebee.bpf.constants import MapType
 from kubebee.bpf.features import require_for_program
-from kubebee.bpf.globals import Globals
+from kubebee.bpf.globals import read_globals
 from kubebee.bpf.map import Map
 from kubebee.bpf.object import BpfObject
 from kubebee.bpf.program import Program
@@ -237,8 +237,7 @@ def _check_section(name: str, section: str, has: str, wants: str, item: Compiled
 
 def _set_globals(opened: BpfObject, item: Compiled) -> None:
     if item.code.globals:
-        patched = Globals(item.elf).sections(item.code.globals)
-        for section, data in patched.items():
+        for section, data in read_globals(item.elf).patch(item.code.globals).items():
             opened.maps[section].initial_value = data
 
 

@@ -13,6 +13,7 @@ from enum import IntEnum
 
 from kubebee.api.v1alpha1.attach import CgroupSockAddrAttach, SockAddrHook, XdpAttach
 from kubebee.api.v1alpha1.selectors import Interfaces
+from kubebee.api.v1alpha1.values import FreeValue
 from kubebee.planner.plan import Bundle, FunctionPlan, LbUnit, NodePlan, PolicyUnit, ResourceKey
 
 
@@ -30,7 +31,7 @@ class CodeObject:
 
     bundle: Bundle
     functions: tuple[FunctionPlan, ...]
-    globals: Mapping[str, object] = field(default_factory=dict)
+    globals: Mapping[str, FreeValue] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

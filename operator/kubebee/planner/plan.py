@@ -13,6 +13,7 @@ from functools import cached_property
 
 from kubebee.api.v1alpha1.attach import Attach
 from kubebee.api.v1alpha1.selectors import Interfaces
+from kubebee.api.v1alpha1.values import FreeValue
 from kubebee.lb.model import Frontend, LbConfig
 from kubebee.policy.model import Failsafe, Policy
 from kubebee.toolchain.diagnostics import SourceLine
@@ -95,7 +96,7 @@ class ProgramUnit:
     generation: int
     bundle: Bundle
     functions: tuple[FunctionPlan, ...]
-    globals: Mapping[str, object] = field(default_factory=dict)
+    globals: Mapping[str, FreeValue] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
