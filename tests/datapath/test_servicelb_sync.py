@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from scapy.layers.inet import IP, TCP
@@ -210,3 +212,18 @@ def test_a_slot_that_names_no_backend_drops(lb: Balancer) -> None:
         lb.maps["kb_lb_be"].update(u32(number), bytes(32))
     assert lb.send(to_vip()).retval == DROP
     assert lb.drops() == {"lb_no_backend": 1}
+
+
+def test_tables_are_swapped_whole_under_load(lb: Balancer) -> None:
+    halves = [merge([frontend(*half, forwarding=DSR)]) for half in (TEN[:5], TEN[5:])]
+    lb.serve(frontend(*TEN, forwarding=DSR))  # makes all next hops known
+    packets = [bytes(to_vip(sport)) for sport in range(100)]
+    with ThreadPoolExecutor(1) as pool:
+        load = pool.submit(lambda: Counter(lb.send(packet).retval for _ in range(50) for packet in packets))
+        swaps = 0
+        while not load.done() or not swaps:
+            lb.state.apply(lb.maps, halves[swaps % 2], CONFIG)
+            lb.collect()
+            swaps += 1
+    assert load.result() == {TX: 5000}
+    assert lb.drops() == {}
