@@ -23,7 +23,8 @@ def find_library(name: str) -> Path:
     Raises:
         LibraryError: there is none.
     """
-    listing = subprocess.run(["/sbin/ldconfig", "-p"], capture_output=True, text=True, timeout=10, check=False)
+    command = ["/sbin/ldconfig", "-p"]
+    listing = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
     for match in _LINE.finditer(listing.stdout):
         known = match["name"]
         if known == name or known.startswith((f"{name}.", f"{name}-")):

@@ -13,8 +13,8 @@ from typing import Protocol, cast
 from kubebee.api.v1alpha1 import attach as api
 from kubebee.bpf import attach as kernel
 from kubebee.bpf.constants import AttachType, ProgType
-from kubebee.bpf.link import Link
 from kubebee.bpf.libraries import find_library
+from kubebee.bpf.link import Link
 from kubebee.bpf.symbols import file_offset
 from kubebee.errors import NotImplementedYetError
 from kubebee.loader.host import Host, TargetError

@@ -10,18 +10,18 @@ import hashlib
 
 import msgspec
 
-from kubebee.bpf.constants import MapType
-from kubebee.bpf.globals import read_globals
-from kubebee.bpf.object import BpfObject
+from kubebee.bpf.btf_layout import layout_of, section_layout
+from kubebee.bpf.globals import Globals, read_globals
+from kubebee.bpf.object import BpfObject, ObjectMap
 
-FACTS_VERSION = 1
+FACTS_VERSION = 2
 
 
 class MapSchema(msgspec.Struct, frozen=True):
     """What makes two maps interchangeable.
 
     Attributes:
-        layout: hash of the C types of key and value, or of the variables of a data section.
+        layout: of the C types of key and value; of a data section, its variables and their first values.
     """
 
     name: str
@@ -32,11 +32,12 @@ class MapSchema(msgspec.Struct, frozen=True):
     flags: int
     internal: bool
     constant: bool
+    layout: str
 
     @property
     def schema(self) -> str:
         """Hex hash for the pin's name."""
-        text = f"{self.type}/{self.key_size}/{self.value_size}/{self.max_entries}/{self.flags}"
+        text = f"{self.type}/{self.key_size}/{self.value_size}/{self.max_entries}/{self.flags}/{self.layout}"
         return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -68,10 +69,19 @@ def read_facts(elf: bytes) -> ObjectFacts:
                 flags=int(m.map_flags),
                 internal=m.name.startswith("."),
                 constant=m.name.startswith(".rodata"),
+                layout=_layout(m, variables),
             )
             for m in opened.maps.values()
-            if m.type != MapType.STRUCT_OPS
         )
         functions = {p.name: p.section for p in opened.programs.values()}
     constants = tuple(sorted(name for name, variable in variables.variables.items() if variable.const))
     return ObjectFacts(FACTS_VERSION, functions, maps, constants)
+
+
+def _layout(declared: ObjectMap, variables: Globals) -> str:
+    if declared.internal:
+        # New first values of variables are an edit that must be seen; zeroes of .bss never are one.
+        first = variables.sections.get(declared.name, b"") if declared.name.startswith(".data") else b""
+        return f"{section_layout(variables.btf, declared.name)};{hashlib.sha256(first).hexdigest()}"
+    key, value = declared.btf_key_type_id, declared.btf_value_type_id
+    return f"{layout_of(variables.btf, key)}->{layout_of(variables.btf, value)}"

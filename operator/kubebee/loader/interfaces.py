@@ -208,7 +208,7 @@ class XdpInterfaces:
                 (active.program, self._pins.program(_CHAIN, ENTRY, active.chain.hash)),
                 (active.link, active.pin),
             ):
-                if not path.exists() and active.chain.direct is None or held is active.link:
+                if (not path.exists() and active.chain.direct is None) or held is active.link:
                     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                     if not path.exists():
                         held.pin(path)

@@ -24,8 +24,8 @@ from kubebee.loader.compiled import Compiled
 from kubebee.loader.drivers import driver_for
 from kubebee.loader.facts import MapSchema
 from kubebee.loader.pins import PinRoot, unit_directory
-from kubebee.loader.unit import Unit
-from kubebee.planner.plan import FunctionPlan
+from kubebee.loader.unit import Rank, Unit
+from kubebee.planner.plan import FunctionPlan, ResourceKey
 
 _COPYABLE = frozenset(
     {
@@ -38,6 +38,8 @@ _COPYABLE = frozenset(
     }
 )
 _RUN_SCHEMA = "run1"
+# The firewall looks up answers to connections that the load balancer translated, in the balancer's own maps.
+SHARED_MAPS = {name: ResourceKey("ServiceLB", "_all") for name in ("kb_lb_rev", "kb_lb_flow")}
 
 
 class ObjectMismatchError(KubebeeError):
@@ -147,7 +149,8 @@ def _pins_of_maps(loaded: Loaded, pins: PinRoot) -> dict[str, tuple[MapSchema, P
                 continue
             name = local_name(schema.name, index)
             version = loaded.load_hash if schema.constant else schema.schema
-            found.setdefault(name, (schema, pins.map(loaded.unit.key, name, version)))
+            owner = SHARED_MAPS.get(schema.name, loaded.unit.key) if loaded.unit.rank is Rank.POLICY else None
+            found.setdefault(name, (schema, pins.map(owner or loaded.unit.key, name, version)))
     return found
 
 

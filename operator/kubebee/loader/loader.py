@@ -276,7 +276,7 @@ class Loader:
         }
 
     async def _leave_out(self, chain: Chain, error: KubebeeError, run: _Pass) -> None:
-        """Find the stage to blame for a chain that doesn't load; put its old version in its place, or none."""
+        """Find the stage to blame for a chain that doesn't load; put its old version in its place."""
         culprit, why = await self._culprit(chain, error, run)
         self._fail(culprit.key, describe(why, Stage.VERIFY), self.states[culprit.key].failure)
         failed = run.versions.pop(culprit.key)

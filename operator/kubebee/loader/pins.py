@@ -6,7 +6,7 @@ Layout below `<bpffs>/kubebee/`::
     p/<unit>/<function>@<hash>                     programs, by load hash
     l/<unit>/<function>@<target>@<hash>@g<gen>     links
 
-bpffs refuses names with a dot (kernel, kernel/bpf/inode.c:bpf_lookup), so every name is escaped: a byte outside
+bpffs refuses names with a dot (kernel/bpf/inode.c:bpf_lookup), so every name is escaped: a byte outside
 [A-Za-z0-9_-] becomes %XX. A unit's directory is `<kind>-<name>`; a name that is too long for one path
 component ends in a hash of the whole.
 """
@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
+from kubebee.bpf.features import is_bpffs
 from kubebee.errors import KubebeeError
 from kubebee.planner.plan import ResourceKey
 
@@ -170,17 +171,3 @@ class PinRoot:
                 directory.rmdir()
         if self.root.is_dir():
             self.root.rmdir()
-
-
-def is_bpffs(path: Path) -> bool:
-    """Whether `path` is on a bpf file system."""
-    try:
-        with open("/proc/self/mountinfo", encoding="utf-8") as mounts:
-            points = {line.split()[4]: line.rpartition(" - ")[2].split()[0] for line in mounts}
-    except OSError:
-        return False
-    resolved = path.resolve()
-    for candidate in (resolved, *resolved.parents):
-        if str(candidate) in points:
-            return points[str(candidate)] == "bpf"
-    return False

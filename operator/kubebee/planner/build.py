@@ -11,7 +11,7 @@ from kubebee.api.v1alpha1.hostpolicy import HostPolicy
 from kubebee.api.v1alpha1.resources import AnyResource
 from kubebee.api.v1alpha1.servicelb import ServiceLB
 from kubebee.errors import KubebeeError, NotImplementedYetError
-from kubebee.lb.model import Frontend
+from kubebee.lb.model import Forwarding, Frontend
 from kubebee.planner import bpfprogram, hostpolicy, servicelb
 from kubebee.planner.declared import Declared, Inputs
 from kubebee.planner.plan import NodePlan, PolicyUnit, ProgramUnit, ResourceKey
@@ -108,7 +108,8 @@ class Planner:
         lb = servicelb.unit(
             lbs, self._frontends_of, self._sources.servicelb, self._sources.socketlb, refused.__setitem__
         )
-        units = hostpolicy.units(policies, self._sources.hostpolicy(lb_reverse=False)) if policies else []
+        snat = lb is not None and any(f.forwarding is Forwarding.SNAT for f in lb.frontends)
+        units = hostpolicy.units(policies, self._sources.hostpolicy(snat)) if policies else []
         held = frozenset(key for key in refused if key.kind == "BpfProgram")
         plan = NodePlan(tuple(programs), lb, tuple(units), held)
         return Planned(plan, refused, idle, _overlap_warnings(units))

@@ -105,8 +105,9 @@ class DirectoryStore:
         return Snapshot(tuple(self._stored()), config_maps, tuple(rejected))
 
     def _entries_oldest_first(self) -> list[_Entry]:
-        """Documents in order of file name, those of already accepted resources first: a newcomer of the same
-        name is the one to be refused.
+        """Documents in order of file name, those of already accepted resources first.
+
+        So a newcomer of the same name is the one to be refused.
         """
 
         def newcomer(entry: _Entry) -> bool:
