@@ -1,0 +1,71 @@
+"""IPv4 routes, as the kernel chooses them for what this host sends."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kubebee.bpf.netlink import ask, attributes, pack_attribute, u32
+
+RTM_NEWROUTE, RTM_DELROUTE = 24, 25
+_RTM_GETROUTE = 26
+_RTMSG = struct.Struct("=BBBBBBBBI")  # family, dst and src length, tos, table, protocol, scope, type, flags
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PREFSRC, _RTA_METRICS, _RTA_VIA = 1, 4, 5, 7, 8, 18
+_RTAX_MTU = 2
+_RTN_UNICAST = 1
+_RTM_F_CLONED = 0x200
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The way to one destination.
+
+    Attributes:
+        ifindex: interface that it leaves by.
+        neighbour: address in network order whose MAC frames carry: the gateway's (4 or 16 bytes, RFC 8950)
+            or the destination's own.
+        mtu: of the route; 0 = the interface's.
+        source: address this host would send from, host order.
+    """
+
+    ifindex: int
+    neighbour: bytes
+    mtu: int
+    source: int
+
+
+def lookup_routes(addresses: Sequence[int]) -> list[Route | None]:
+    """Return the route to each address (host order); None where there is none, or it is this host's own.
+
+    Raises:
+        BpfError: netlink failed.
+    """
+    head = _RTMSG.pack(socket.AF_INET, 32, 0, 0, 0, 0, 0, 0, 0)
+    requests = [head + pack_attribute(_RTA_DST, address.to_bytes(4, "big")) for address in addresses]
+    answers = ask(_RTM_GETROUTE, 0, requests)
+    return [
+        _route(address, answer) if isinstance(answer, bytes) else None
+        for address, answer in zip(addresses, answers, strict=True)
+    ]
+
+
+def _route(address: int, payload: bytes) -> Route | None:
+    found = attributes(payload[_RTMSG.size :])
+    ifindex = u32(found, _RTA_OIF)
+    if _RTMSG.unpack_from(payload)[7] != _RTN_UNICAST or ifindex is None:
+        return None
+    via = found.get(_RTA_VIA, b"")[2:]  # after its address family
+    neighbour = found.get(_RTA_GATEWAY) or via or address.to_bytes(4, "big")
+    mtu = u32(attributes(found.get(_RTA_METRICS, b"")), _RTAX_MTU) or 0
+    return Route(ifindex, neighbour, mtu, int.from_bytes(found.get(_RTA_PREFSRC, b""), "big"))
+
+
+def changed_prefix(payload: bytes) -> tuple[int, int] | None:
+    """Return address (host order) and mask of the IPv4 route that an RTM_*ROUTE event is about."""
+    family, length, *_, flags = _RTMSG.unpack_from(payload)
+    if family != socket.AF_INET or flags & _RTM_F_CLONED:
+        return None
+    destination = attributes(payload[_RTMSG.size :]).get(_RTA_DST, bytes(4))
+    return int.from_bytes(destination, "big"), (0xFFFFFFFF << (32 - length)) & 0xFFFFFFFF
