@@ -39,7 +39,11 @@ static __always_inline bool lb_flow_over(const struct kb_lb_flow *flow)
 	return flow->flags & (LB_FLOW_FIN | LB_FLOW_RST) || !backend || backend->flags & LB_BE_GONE;
 }
 
-/* Rewrites to `to`, sends by `hop`; `error` is what the search for the hop returned. */
+/*
+ * Rewrites to `to`, sends by `hop`; `error` is what the search for the hop returned. What the kernel shall
+ * forward has a source of this node's own, so it takes it only with accept_local: user space therefore
+ * keeps next hops resolved (kubebee/lb/neighbours.py), and this is the way out for the moments between.
+ */
 static __always_inline int lb_forward(struct xdp_md *ctx, const struct kb_packet *packet,
 				      const struct lb_tuple *to, const struct lb_hop *hop, int error)
 {
@@ -47,8 +51,6 @@ static __always_inline int lb_forward(struct xdp_md *ctx, const struct kb_packet
 		return kb_drop(error);
 	if (error == LB_HOP_UNRESOLVED) /* the kernel forwards it, and counts the hop itself */
 		return lb_rewrite(packet, to, 0) ? XDP_PASS : kb_drop(KB_DROP_TRUNCATED);
-	if (packet->ip->ttl <= 1)
-		return kb_drop(KB_DROP_LB_TTL);
 	if (!lb_rewrite(packet, to, 1))
 		return kb_drop(KB_DROP_TRUNCATED);
 	__builtin_memcpy(packet->data, hop->macs, LB_MAC_BYTES);
@@ -75,6 +77,8 @@ static __always_inline int lb_snat(struct xdp_md *ctx, const struct kb_packet *p
 	bool is_new = false;
 	int error;
 
+	if (packet->ip->ttl <= 1)
+		return kb_drop(KB_DROP_LB_TTL);
 	if (flow && lb_is_syn(l4->tcp_flags) && lb_flow_over(flow)) {
 		lb_flow_remove(&key, flow);
 		flow = NULL;
@@ -107,7 +111,8 @@ static __always_inline int lb_snat(struct xdp_md *ctx, const struct kb_packet *p
 	route.tot_len = len;
 	route.protocol = key.protocol;
 	error = lb_backend_hop(ctx, choice.backend, &route, &hop);
-	lb_count(choice.id, 1, len, is_new);
+	if (error <= 0)
+		lb_count(choice.id, 1, len, is_new);
 	return lb_forward(ctx, packet, &to, &hop, error);
 }
 
@@ -135,6 +140,8 @@ static __always_inline int lb_snat_answer(struct xdp_md *ctx, const struct kb_pa
 		return KB_CONTINUE;
 	if (kb_is_fragment(packet))
 		return kb_drop(KB_DROP_LB_FRAGMENT);
+	if (packet->ip->ttl <= 1)
+		return kb_drop(KB_DROP_LB_TTL);
 	lb_flow_touch(&reverse->seen, &reverse->flags, lb_flow_sees(l4->tcp_flags) | LB_FLOW_SEEN);
 
 	to.saddr = reverse->vip;

@@ -184,6 +184,7 @@ def test_a_packet_to_a_snat_port_that_no_flow_uses_goes_on(lb: Balancer) -> None
 def test_a_packet_at_the_end_of_its_ttl_is_dropped(lb: Balancer) -> None:
     assert lb.send(request(ttl=1)).retval == DROP
     assert lb.drops() == {"lb_ttl": 1}
+    assert lb.flows() == (0, 0)
 
 
 def test_flows_to_one_backend_have_different_ports(lb: Balancer) -> None:
