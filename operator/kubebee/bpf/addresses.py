@@ -8,7 +8,10 @@ _TRIE = Path("/proc/thread-self/net/fib_trie")
 
 
 def ipv4_addresses() -> frozenset[str]:
-    """Addresses that this network namespace answers for, in dotted form; 127.0.0.1 among them."""
+    """Addresses whose packets this network namespace takes for itself, in dotted form.
+
+    Its own and its subnets' broadcast addresses; 127.0.0.1 is among them.
+    """
     try:
         lines = _TRIE.read_text().splitlines()
     except FileNotFoundError:  # a kernel without IPv4
@@ -19,6 +22,6 @@ def ipv4_addresses() -> frozenset[str]:
         text = line.strip()
         if text.startswith("|--"):
             address = text.removeprefix("|-- ")
-        elif text == "/32 host LOCAL":
+        elif text in ("/32 host LOCAL", "/32 link BROADCAST"):
             found.add(address)
     return frozenset(found)

@@ -126,11 +126,15 @@ class Agent:
             await self.reconcile()
             while not self._stopping:
                 await self._wait(watches)
-                if self._wake.is_set():
-                    self._wake.clear()
-                    await self.reconcile()
-                else:
-                    await self._look_after()
+                try:
+                    if self._wake.is_set():
+                        self._wake.clear()
+                        await self.reconcile()
+                    else:
+                        await self._look_after()
+                except Exception as error:
+                    log.exception("a pass failed and is tried again: %s", error)
+                    self._retries += 1
         finally:
             for watch in watches:
                 watch.cancel()

@@ -24,7 +24,7 @@ _MAY_PASS = frozenset(
     }
 )
 _TRANSIENT_REASONS = frozenset(
-    {"ForeignProgram", "CompileTimeout", "LinkLost", "NotConfirmed", "BpffsMissing"}
+    {"ForeignProgram", "CompileTimeout", "LinkLost", "NotConfirmed", "BpffsMissing", "NoSnatAddress"}
 )
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from kubebee.errors import KubebeeError
+from kubebee.lb.sync import Unserved
 from kubebee.loader.chain import Chain
 from kubebee.loader.chain import Stage as ChainStage
 from kubebee.loader.compiled import Compiled, Compiler, load_hash
@@ -84,6 +85,7 @@ class Loader:
         self.states: dict[ResourceKey, UnitState] = {}
         self._happenings: list[Happening] = []
         self._plan = NodePlan()
+        self._local: frozenset[int] = frozenset()
 
     def start(self) -> None:
         """Take the instance.
@@ -136,6 +138,8 @@ class Loader:
                 state = self.states[key] = UnitState(unit)
             same = state.wanted is unit or state.wanted == unit
             state.wanted = unit
+            if state.failure is not None and state.failure.stage is Stage.MAPS:
+                state.failure = None  # data is written anew at every pass
             if same and state.active is not None and state.settled:
                 run.versions[key] = state.active
             elif same and state.failure is not None and state.failure.permanent:
@@ -207,18 +211,28 @@ class Loader:
     def _write_data(self, plan: NodePlan, run: _Pass) -> None:
         """Fill the maps of the built-in datapaths before anything reads them."""
         units: list[LbUnit | PolicyUnit] = [*plan.policies, *([plan.lb] if plan.lb else [])]
+        failed_before = {key: state.failure for key, state in self.states.items()}
+        self._local = host_addresses(plan.lb) if plan.policies else frozenset()
         for unit in units:
             if unit.key not in run.versions:
                 continue
             maps = run.versions[unit.key].maps
             try:
                 if isinstance(unit, LbUnit):
-                    self.lb.apply(maps, unit)
+                    unserved = self.lb.apply(maps, unit)
+                    self._tell_unserved(unit.key, unserved)
                 else:
                     data = self.policies.setdefault(unit.key, PolicyData())
-                    data.apply(maps, unit, host_addresses(plan.lb))
+                    data.apply(maps, unit, self._local)
             except KubebeeError as error:
-                self._fail(unit.key, describe(error, Stage.MAPS), self.states[unit.key].failure)
+                self._fail(unit.key, describe(error, Stage.MAPS), failed_before.get(unit.key))
+
+    def _tell_unserved(self, key: ResourceKey, unserved: Sequence[Unserved]) -> None:
+        if unserved:
+            named = "; ".join(f"{one.owner} {one.key}: {one.why}" for one in unserved[:5])
+            text = f"{len(unserved)} frontends are not served: {named}"
+            hint = "all others are; remove some, or give them fewer backends"
+            self._fail(key, Failure(Stage.MAPS, "MapFull", text, hint=hint), self.states[key].failure)
 
     # -- XDP -------------------------------------------------------------------------------------------------
 
@@ -375,7 +389,8 @@ class Loader:
         lost_pins = not self._pins.root.is_dir() or any(
             not path.exists() for path in (*self.links.pins(), *self.xdp.pins())
         )
-        if not (lost_links or lost_chains or lost_pins):
+        moved = bool(self._plan.policies) and host_addresses(self._plan.lb) != self._local
+        if not (lost_links or lost_chains or lost_pins or moved):
             return None
         for key, link in lost_links:
             self._tell(

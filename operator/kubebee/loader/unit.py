@@ -7,11 +7,11 @@ functions are attached, over one set of maps.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-from kubebee.api.v1alpha1.attach import CgroupSockAddrAttach, SockAddrHook, XdpAttach
+from kubebee.api.v1alpha1.attach import CgroupSockAddrAttach, SockAddrHook, XdpAttach, XdpMode
 from kubebee.api.v1alpha1.selectors import Interfaces
 from kubebee.api.v1alpha1.values import FreeValue
 from kubebee.planner.plan import Bundle, FunctionPlan, LbUnit, NodePlan, PolicyUnit, ResourceKey
@@ -61,7 +61,8 @@ def units_of(plan: NodePlan) -> list[Unit]:
         for p in plan.programs
     ]
     for policy in plan.policies:
-        functions = _on_interfaces("kb_hostpolicy", policy.interfaces)
+        selectors: list[tuple[Interfaces, XdpMode]] = [(one, "Auto") for one in policy.interfaces]
+        functions = _on_interfaces("kb_hostpolicy", selectors)
         units.append(Unit(policy.key, _generation(policy), Rank.POLICY, (CodeObject(policy.xdp, functions),)))
     if plan.lb is not None:
         lb = plan.lb
@@ -76,8 +77,10 @@ def units_of(plan: NodePlan) -> list[Unit]:
     return units
 
 
-def _on_interfaces(function: str, selectors: tuple[Interfaces, ...]) -> tuple[FunctionPlan, ...]:
-    return tuple(FunctionPlan(function, XdpAttach(interfaces=selector)) for selector in selectors)
+def _on_interfaces(
+    function: str, selectors: Sequence[tuple[Interfaces, XdpMode]]
+) -> tuple[FunctionPlan, ...]:
+    return tuple(FunctionPlan(function, XdpAttach(interfaces=one, mode=mode)) for one, mode in selectors)
 
 
 def _generation(unit: LbUnit | PolicyUnit) -> int:

@@ -81,7 +81,7 @@ class Planner:
         self._sources = sources
         self._frontends: dict[ResourceKey, tuple[ServiceLB, tuple[Frontend, ...]]] = {}
         self._policies: dict[ResourceKey, tuple[HostPolicy, policy_model.Policy]] = {}
-        self._programs: dict[ResourceKey, tuple[BpfProgram, ProgramUnit]] = {}
+        self._programs: dict[ResourceKey, tuple[BpfProgram, int, ProgramUnit | KubebeeError]] = {}
 
     def plan(self, inputs: Inputs) -> Planned:
         """What the node shall run; a resource that can't be planned is refused and disturbs no other."""
@@ -116,13 +116,17 @@ class Planner:
 
     def _program(self, declared: Declared, program: BpfProgram, inputs: Inputs) -> ProgramUnit:
         known = self._programs.get(declared.key)
-        if known and known[0] is program and program.spec.source.config_map is None:
-            unit = known[1]
-            if unit.generation == declared.generation:
-                return unit
-        unit = bpfprogram.unit(declared, program, inputs)
-        self._programs[declared.key] = (program, unit)
-        return unit
+        fixed = program.spec.source.config_map is None
+        if known is None or not fixed or known[:2] != (program, declared.generation):
+            outcome: ProgramUnit | KubebeeError
+            try:
+                outcome = bpfprogram.unit(declared, program, inputs)
+            except KubebeeError as error:
+                outcome = error  # a template that takes too long is not to be tried at every pass
+            known = self._programs[declared.key] = (program, declared.generation, outcome)
+        if isinstance(known[2], KubebeeError):
+            raise known[2]
+        return known[2]
 
     def _frontends_of(self, declared: Declared, lb: ServiceLB) -> tuple[Frontend, ...]:
         known = self._frontends.get(declared.key)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 
-from kubebee.api.v1alpha1.attach import Attach
+from kubebee.api.v1alpha1.attach import Attach, XdpMode
 from kubebee.api.v1alpha1.selectors import Interfaces
 from kubebee.api.v1alpha1.values import FreeValue
 from kubebee.lb.model import Frontend, LbConfig
@@ -107,13 +107,14 @@ class LbUnit:
         owners: the ServiceLBs, with their generations, in order of name.
         xdp, socket: the code of the XDP stage and of the socket programs (None: socket LB is off).
         cgroup: path of the cgroup2 directory whose sockets are served; empty = the root of the hierarchy.
+        interfaces: where the stage runs, and in which XDP mode.
     """
 
     owners: tuple[tuple[ResourceKey, int], ...]
     xdp: Bundle
     socket: Bundle | None
     cgroup: str
-    interfaces: tuple[Interfaces, ...]
+    interfaces: tuple[tuple[Interfaces, XdpMode], ...]
     frontends: tuple[Frontend, ...]
     config: LbConfig
     key: ResourceKey = ResourceKey("ServiceLB", "_all")

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from kubebee.api.v1alpha1 import servicelb as api
+from kubebee.api.v1alpha1.attach import XdpMode
 from kubebee.api.v1alpha1.selectors import Interfaces
-from kubebee.errors import KubebeeError
+from kubebee.errors import KubebeeError, NotImplementedYetError
 from kubebee.lb.model import (
     Backend,
     Forwarding,
@@ -44,6 +45,7 @@ def frontends_of(owner: str, spec: api.ServiceLBSpec) -> tuple[Frontend, ...]:
 def _frontend(owner: str, index: int, item: api.Frontend, spec: api.ServiceLBSpec) -> Frontend:
     where = f"spec.frontends[{index}]"
     try:
+        _refuse_ipv6(item)
         key = FrontendKey(parse_ipv4(item.address), item.port, Protocol[item.protocol])
         where += ".backends"
         backends = tuple(Backend(parse_ipv4(b.address), b.port, b.weight) for b in item.backends)
@@ -57,6 +59,14 @@ def _frontend(owner: str, index: int, item: api.Frontend, spec: api.ServiceLBSpe
     return frontend
 
 
+def _refuse_ipv6(item: api.Frontend) -> None:
+    for address in (item.address, *(backend.address for backend in item.backends)):
+        if ":" in address:
+            raise NotImplementedYetError(
+                f"{address}: this version balances IPv4 only", hint="leave IPv6 frontends out for now"
+            )
+
+
 def config_of(spec: api.ServiceLBSpec) -> LbConfig:
     """Node settings of one ServiceLB; an address of 0 is filled in by the node.
 
@@ -67,6 +77,8 @@ def config_of(spec: api.ServiceLBSpec) -> LbConfig:
     if "port_range" in spec.snat.model_fields_set:
         first, _, last = spec.snat.port_range.partition("-")
         config = replace(config, snat_port_first=int(first), snat_port_last=int(last or first))
+    if len(spec.snat.addresses) > 1:
+        raise NotImplementedYetError("this version uses one SNAT address", where="spec.snat.addresses[1]")
     if spec.snat.addresses:
         config = replace(config, snat_address=parse_ipv4(spec.snat.addresses[0]))
     return config
@@ -90,7 +102,7 @@ def unit(
     """
     taken: dict[FrontendKey, Frontend] = {}
     owners: list[tuple[ResourceKey, int]] = []
-    selectors: list[Interfaces] = []
+    selectors: list[tuple[Interfaces, XdpMode]] = []
     socket_cgroup: str | None = None
     config: LbConfig | None = None
     for item, lb in declared:
@@ -105,7 +117,7 @@ def unit(
         config = wanted
         taken.update((frontend.key, frontend) for frontend in own)
         owners.append((item.key, item.generation))
-        selectors.append(lb.spec.interfaces or Interfaces(primary=True))
+        selectors.append((lb.spec.interfaces or Interfaces(primary=True), _xdp_mode(lb.spec)))
         if lb.spec.socket_lb.enabled:
             socket_cgroup = lb.spec.socket_lb.cgroup if socket_cgroup is None else socket_cgroup
     if config is None:
@@ -122,6 +134,11 @@ def unit(
         frontends=tuple(taken.values()),
         config=config,
     )
+
+
+def _xdp_mode(spec: api.ServiceLBSpec) -> XdpMode:
+    mode = spec.north_south.mode
+    return mode if mode in ("Native", "Generic") else "Auto"  # TC and Off are refused by check()
 
 
 def _bundle(source: str, filename: str) -> Bundle:

@@ -149,7 +149,7 @@ class Limits(ApiModel):
 class Snat(ApiModel):
     """Source addresses and ports towards backends."""
 
-    port_range: PortRange = "32768-60999"
+    port_range: PortRange = "61000-65535"
     """Ports used, both ends included; keep them apart from net.ipv4.ip_local_port_range."""
     addresses: Annotated[tuple[Address, ...], Field(max_length=16)] = ()
     """Addresses used; none given: the address of the node that leads to the backend."""
@@ -183,7 +183,7 @@ class ServiceLBSpec(ApiModel):
     """How a backend is chosen for a new connection."""
     north_south: NorthSouth = NorthSouth()
     """Traffic that arrives from outside the node."""
-    limits: Limits = Limits()
+    limits: Annotated[Limits, LATER] = Limits()
     """Sizes of the maps. Where several objects serve a node, the largest of each counts."""
     snat: Snat = Snat()
     """Source addresses and ports towards backends."""
