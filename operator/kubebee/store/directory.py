@@ -89,9 +89,7 @@ class DirectoryStore:
             ManifestError: the folder itself can't be read.
         """
         self._refresh()
-        rejected: list[Rejected] = [
-            Rejected(None, file.error) for file in self._files.values() if file.error is not None
-        ]
+        rejected = [refusal for name, file in self._files.items() for refusal in self._unreadable(name, file)]
         seen: dict[tuple[str, str], str] = {}
         config_maps: dict[tuple[str, str], dict[str, str]] = {}
         for entry in self._entries_oldest_first():
@@ -103,6 +101,15 @@ class DirectoryStore:
                 rejected.append(refusal)
         self._drop_missing(set(seen))
         return Snapshot(tuple(self._stored()), config_maps, tuple(rejected))
+
+    def _unreadable(self, name: str, file: _File) -> list[Rejected]:
+        """What a file that can't be read means: its resources keep their versions, and each says why."""
+        if file.error is None:
+            return []
+        known = [record for record in self._accepted.values() if record.source == name]
+        if not known:
+            return [Rejected(None, file.error)]
+        return [Rejected(ResourceKey(r.kind, r.name), file.error, r.generation) for r in known]
 
     def _entries_oldest_first(self) -> list[_Entry]:
         """Documents in order of file name, those of already accepted resources first.
@@ -127,7 +134,7 @@ class DirectoryStore:
             )
             return Rejected(None, error)
         if isinstance(entry.outcome, KubebeeError):
-            if name is None or name[0] not in KINDS:
+            if name is None or name[0] not in KINDS or entry.outcome.reason == "InvalidName":
                 return Rejected(None, entry.outcome)
             seen[name] = entry.document.where
             record = self._accepted.get(name)

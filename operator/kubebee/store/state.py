@@ -9,6 +9,7 @@ Layout below `DIR/.kubebee/`::
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ import msgspec
 import yaml
 
 _Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+_STEM_MAX = 200
 
 
 class Accepted(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,6 +44,14 @@ class EventRecord(msgspec.Struct, kw_only=True, rename="camel"):
     count: int
     first_timestamp: str
     last_timestamp: str
+
+
+def _file_stem(name: str) -> str:
+    """A name of up to 253 characters as part of a file name, which ends at 255 with all that is added."""
+    stem = quote(name, safe="")
+    if len(stem) <= _STEM_MAX:
+        return stem
+    return f"{stem[:_STEM_MAX]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
 
 
 class StateDirectory:
@@ -92,7 +102,7 @@ class StateDirectory:
             return []
 
     def _path(self, part: str, kind: str, name: str, suffix: str) -> Path:
-        return self.root / part / quote(kind, safe="") / f"{quote(name, safe='')}.{suffix}"
+        return self.root / part / quote(kind, safe="") / f"{_file_stem(name)}.{suffix}"
 
     @staticmethod
     def _write(path: Path, data: bytes) -> None:
