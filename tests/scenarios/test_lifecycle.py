@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lab import NODE, Lab
+from lab import BACKENDS, NODE, VIP, Lab, http_get
 from support.running import KUBEBEE, Running, wait_for
 
 pytestmark = pytest.mark.root
@@ -296,3 +296,37 @@ def test_only_what_changed_is_compiled(lab: Lab, running: Running) -> None:
     running.wait_ready("BpfProgram", "p0", 2)
     after = {n: running.status("BpfProgram", n).attachments[0]["progId"] for n in names}
     assert [n for n in names if before[n] != after[n]] == ["p0"]
+
+
+def load_balancer(frontends: int) -> dict[str, object]:
+    """A ServiceLB of many frontends, each with two backends of the lab."""
+    backends = [{"address": address, "port": 8080} for address in BACKENDS.values()]
+    return {
+        "apiVersion": "kubebee.dev/v1alpha1",
+        "kind": "ServiceLB",
+        "metadata": {"name": "shop"},
+        "spec": {
+            "interfaces": {"all": True},
+            "frontends": [
+                {"name": f"f{n}", "address": VIP, "port": 1000 + n, "backends": backends}
+                for n in range(frontends)
+            ],
+        },
+    }
+
+
+def test_maps_of_the_load_balancer_grow_with_what_is_served(lab: Lab, running: Running) -> None:
+    running.apply(load_balancer(3))
+    running.wait_ready("ServiceLB", "shop")
+    small = slots(running)
+    running.apply(load_balancer(900))
+    running.wait_ready("ServiceLB", "shop", 2)
+    assert slots(running) > small
+    wait_for("an answer", lambda: http_get(lab.client, VIP, 1899), 5)
+    assert http_get(lab.client, VIP, 1000) in BACKENDS
+
+
+def slots(running: Running) -> int:
+    """Rows of the slot map that the node's XDP programs use."""
+    maps = running.bpftool("map", "show")
+    return max(int(m["max_entries"]) for m in maps if m.get("name") == "kb_lb_slots")

@@ -167,7 +167,8 @@ class Running:
         """Wait until a resource's status is as wanted."""
 
         def look() -> Status | None:
-            assert self.process is None or self.process.poll() is None, "kubebee ended"
+            if self.process is not None and self.process.poll() is not None:
+                raise RuntimeError(f"kubebee ended: {self.log.read_text()[-4000:]}")
             status = self.status(kind, name)
             return status if until(status) else None
 

@@ -106,7 +106,10 @@ def ask(kind: int, flags: int, payloads: Sequence[bytes]) -> list[bytes | int]:
         for start in range(0, len(payloads), _BATCH):
             part = payloads[start : start + _BATCH]
             requests = [pack_message(kind, flags, start + i, payload) for i, payload in enumerate(part)]
-            sock.sendto(b"".join(requests), (0, 0))
+            try:
+                sock.sendto(b"".join(requests), (0, 0))
+            except OSError as error:
+                raise BpfError("netlink takes no request", error.errno or errno.EIO) from error
             while len(answers) < start + len(part):
                 try:
                     received = messages(sock.recv(_RECEIVE_SIZE))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from kubebee.lb.model import Frontend
 from kubebee.lb.tables import rows_of, table_size
@@ -20,25 +21,42 @@ _GROWTH = 2
 """Room for as much again, which also holds new tables and backends beside those they replace."""
 
 
-def map_sizes(frontends: Iterable[Frontend]) -> dict[str, int]:
-    """Return max_entries by map name, powers of two, with room to grow.
+class Need(NamedTuple):
+    """What frontends occupy; needs of several sets of frontends add up."""
 
-    Maps that exist need not be made anew while each is at least half of it. 10,000 frontends of 10
-    backends each take 2,097,152 rows, which are 128 MiB of kernel memory.
-    """
+    frontends: int = 0
+    backends: int = 0
+    rows: int = 0
+
+    def plus(self, other: Need) -> Need:
+        """What both sets occupy."""
+        return Need(*(mine + its for mine, its in zip(self, other, strict=True)))
+
+
+def need_of(frontends: Iterable[Frontend]) -> Need:
+    """Return what `frontends` occupy."""
     count = backends = rows = 0
     for frontend in frontends:
         count += 1
         backends += len(frontend.backends)
         rows += rows_of(table_size(frontend.backends))
-    need = {
-        "kb_lb_fe": 2 * count,  # one entry each, and one an address
-        "kb_lb_slots": rows,
-        "kb_lb_be": backends,
-        "kb_lb_be_stat": backends,
-        "kb_lb_fe_stat": count,
+    return Need(count, backends, rows)
+
+
+def map_sizes(need: Need) -> dict[str, int]:
+    """Return max_entries by map name, powers of two, with room to grow.
+
+    Maps that exist need not be made anew while each is at least half of it. 10,000 frontends of 10
+    backends each take 2,097,152 rows, which are 128 MiB of kernel memory.
+    """
+    entries = {
+        "kb_lb_fe": 2 * need.frontends,  # one entry each, and one an address
+        "kb_lb_slots": need.rows,
+        "kb_lb_be": need.backends,
+        "kb_lb_be_stat": need.backends,
+        "kb_lb_fe_stat": need.frontends,
     }
     return {
         name: max(_LEAST[name], 1 << max(_GROWTH * number - 1, 0).bit_length())
-        for name, number in need.items()
+        for name, number in entries.items()
     }

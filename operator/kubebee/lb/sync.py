@@ -341,6 +341,15 @@ class LbState:
                 self._hops[address] = hop
         return withdraw.backends_written
 
+    def next_hop(self, address: int) -> NextHop | None:
+        """Return how backends at `address` are reached, as written; None = by a route lookup."""
+        return self._hops.get(address)
+
+    def forget_next_hops(self, addresses: Iterable[int]) -> None:
+        """Drop the hops of addresses that no backend has any more, so that none comes back with one."""
+        for address in addresses:
+            self._hops.pop(address, None)
+
     def _backends_at(self, addresses: Iterable[int]) -> Iterable[tuple[int, BackendValue]]:
         wanted = set(addresses)
         for served in self.served.values():

@@ -112,12 +112,12 @@ def _given_object(bundle: Bundle) -> bytes:
     return elf_source.from_base64(bundle.source, bundle.sha256)
 
 
-def load_hash(compiled: tuple[Compiled, ...]) -> str:
-    """Hash of all that decides what is loaded: code, constants, and what each function is loaded as.
+def load_hash(compiled: tuple[Compiled, ...], sizes: Mapping[str, int]) -> str:
+    """Hash of all that decides what is loaded: code, constants, map sizes, what functions are loaded as.
 
     Live global variables, targets and priorities are not in it: changing them loads nothing.
     """
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(json.dumps(sizes, sort_keys=True).encode())
     for item in compiled:
         digest.update(hashlib.sha256(item.elf or item.code.bundle.code_hash.encode()).digest())
         digest.update(json.dumps(_constants(item), sort_keys=True, default=str).encode())

@@ -12,11 +12,13 @@ from kubebee.bpf.globals import Global, Globals, read_globals
 from kubebee.bpf.map import Map
 from kubebee.errors import KubebeeError
 from kubebee.lb import model as lb_model
+from kubebee.lb import sync as lb_sync
 from kubebee.lb.model import Frontend, FrontendKey, LbConfig
 from kubebee.lb.sync import LbState, Unserved
 from kubebee.loader.compiled import Compiled
 from kubebee.loader.loaded import local_name
 from kubebee.planner.plan import LbUnit, PolicyUnit
+from kubebee.policy import layout as policy_layout
 from kubebee.policy.compile import CompiledPolicy, compile_policies
 from kubebee.policy.sync import PolicyState, apply_local
 
@@ -26,6 +28,7 @@ class LbData:
 
     def __init__(self) -> None:
         self.state: LbState | None = None
+        self._maps: frozenset[int] = frozenset()
         self._merged: tuple[tuple[Frontend, ...], dict[FrontendKey, Frontend]] = ((), {})
 
     def apply(self, maps: Mapping[str, Map], unit: LbUnit) -> tuple[Unserved, ...]:
@@ -37,8 +40,11 @@ class LbData:
         Raises:
             LbModelError: SNAT needs a source address and there is none.
         """
-        if self.state is None:
+        current = frozenset(maps[name].info.id for name in lb_sync.MAP_NAMES)
+        if self.state is None or current != self._maps:
+            self.state = None  # if adopting fails, the next pass adopts again
             self.state = LbState.adopt(maps)
+            self._maps = current
         if self._merged[0] is not unit.frontends:
             self._merged = (unit.frontends, {frontend.key: frontend for frontend in unit.frontends})
         return self.state.apply(maps, self._merged[1], _with_addresses(unit)).unserved
@@ -69,6 +75,7 @@ class PolicyData:
     def __init__(self) -> None:
         self.state: PolicyState | None = None
         self.compiled: CompiledPolicy | None = None
+        self._maps: frozenset[int] = frozenset()
         self._applied: PolicyUnit | None = None
 
     def apply(self, maps: Mapping[str, Map], unit: PolicyUnit, local: frozenset[int]) -> None:
@@ -82,8 +89,10 @@ class PolicyData:
         Raises:
             PolicyError: too many rules, prefixes or port ranges.
         """
-        if self.state is None:
-            self.state = PolicyState.adopt(maps)
+        current = frozenset(maps[name].info.id for name in (policy_layout.ACTIVE, policy_layout.HITS_MAP))
+        if self.state is None or current != self._maps:
+            self.state, self.compiled = PolicyState.adopt(maps), None
+            self._maps = current
         if self._applied != unit or self.compiled is None:
             self.compiled = compile_policies(unit.policies, self.state.slots, unit.failsafe)
         apply_local(maps, local)

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
+
 from kubebee.bpf.constants import MapType
 from kubebee.bpf.features import require_for_program
 from kubebee.bpf.globals import read_globals
@@ -70,6 +72,7 @@ class Loaded:
     run_maps: dict[str, Map] = field(default_factory=dict)
     struct_ops: list[BpfObject] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    sizes: Mapping[str, int] = field(default_factory=dict)
     adopted: bool = False
     seconds: float = 0.0
 
@@ -100,7 +103,24 @@ class Loaded:
             _pin_if_gone(program, pins.program(self.unit.key, name, self.load_hash))
 
 
-def load_unit(unit: Unit, compiled: tuple[Compiled, ...], load_hash: str, pins: PinRoot) -> Loaded:
+def sizes_of(unit: Unit, pins: PinRoot) -> dict[str, int]:
+    """Sizes for the maps that the unit asks to be sized: a map that exists stays if it is large enough."""
+    sizes = dict(unit.map_sizes)
+    if not sizes:
+        return sizes
+    pinned = pins.maps_of(unit.key)
+    for name, wanted in unit.map_sizes.items():
+        for path in pinned.get(name, []):
+            with Map.from_pin(path) as existing:
+                size = existing.info.max_entries
+            if size >= wanted // 2:
+                sizes[name] = size
+    return sizes
+
+
+def load_unit(
+    unit: Unit, compiled: tuple[Compiled, ...], load_hash: str, sizes: Mapping[str, int], pins: PinRoot
+) -> Loaded:
     """Adopt or load a unit, and pin it.
 
     Raises:
@@ -111,7 +131,7 @@ def load_unit(unit: Unit, compiled: tuple[Compiled, ...], load_hash: str, pins: 
     start = time.perf_counter()
     for item in compiled:
         _check_functions(item)
-    loaded = Loaded(unit, load_hash, compiled)
+    loaded = Loaded(unit, load_hash, compiled, sizes=sizes)
     try:
         if not _adopt(loaded, pins):
             _load(loaded, pins)
@@ -144,10 +164,13 @@ def _check_functions(item: Compiled) -> None:
 def _pins_of_maps(loaded: Loaded, pins: PinRoot) -> dict[str, tuple[MapSchema, Path]]:
     found: dict[str, tuple[MapSchema, Path]] = {}
     for index, item in enumerate(loaded.compiled):
-        for schema in item.facts.maps:
+        for declared in item.facts.maps:
+            schema = declared
             if schema.type == MapType.STRUCT_OPS:
                 continue
             name = local_name(schema.name, index)
+            if schema.name in loaded.sizes:
+                schema = msgspec.structs.replace(schema, max_entries=loaded.sizes[schema.name])
             version = loaded.load_hash if schema.constant else schema.schema
             owner = SHARED_MAPS.get(schema.name, loaded.unit.key) if loaded.unit.rank is Rank.POLICY else None
             found.setdefault(name, (schema, pins.map(owner or loaded.unit.key, name, version)))
@@ -260,6 +283,8 @@ def _reuse_maps(
         if local in loaded.maps:
             declared.reuse_fd(loaded.maps[local].fd)
         else:
+            if name in loaded.sizes:
+                declared.set_max_entries(loaded.sizes[name])
             fresh.append(name)
     return fresh
 
@@ -294,16 +319,32 @@ def _carry_over(created: Map, old_pins: list[Path], name: str, loaded: Loaded) -
             if not same or info.type not in _COPYABLE or name.startswith("."):
                 loaded.notes.append(f"map {name} was made anew: its layout changed, its contents are lost")
                 return
-            copied = lost = 0
-            for key, value in old.items():
-                try:
-                    created.update(key, value)
-                    copied += 1
-                except KubebeeError:
-                    lost += 1
+            copied, lost = _copy(old, created)
             rest = f", {lost} did not fit" if lost else ""
             loaded.notes.append(f"map {name} was made anew: its size changed, {copied} entries kept{rest}")
             return
+
+
+def _copy(old: Map, new: Map) -> tuple[int, int]:
+    """Copy entries in batches; returns how many were copied and how many found no room."""
+    entries = list(old.items())
+    if new.info.type in (MapType.ARRAY, MapType.PERCPU_ARRAY):
+        entries = entries[: new.info.max_entries]
+    try:
+        new.update_batch(b"".join(k for k, _ in entries), b"".join(v for _, v in entries), len(entries))
+    except KubebeeError:  # full: what fits, one by one
+        return _copy_singly(entries, new)
+    return len(entries), 0
+
+
+def _copy_singly(entries: list[tuple[bytes, bytes]], new: Map) -> tuple[int, int]:
+    lost = 0
+    for key, value in entries:
+        try:
+            new.update(key, value)
+        except KubebeeError:
+            lost += 1
+    return len(entries) - lost, lost
 
 
 def _keep_programs(opened: BpfObject, item: Compiled, loaded: Loaded, pins: PinRoot) -> None:

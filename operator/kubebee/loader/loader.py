@@ -23,9 +23,10 @@ from kubebee.loader.host import Host
 from kubebee.loader.interfaces import XdpInterfaces, mode_of
 from kubebee.loader.last_good import LastGood
 from kubebee.loader.links import Links
-from kubebee.loader.loaded import Loaded, load_unit
+from kubebee.loader.loaded import Loaded, load_unit, sizes_of
 from kubebee.loader.pins import PinRoot, unit_directory
 from kubebee.loader.unit import Rank, Unit, units_of
+from kubebee.loader.upkeep import LbUpkeep
 from kubebee.planner.plan import FunctionPlan, LbUnit, NodePlan, PolicyUnit, ResourceKey
 from kubebee.planner.report import Attached, Failure, Happening, MapFact, NodeReport, Stage, UnitReport
 
@@ -81,6 +82,7 @@ class Loader:
         self.links = Links(pins)
         self.xdp = XdpInterfaces(pins, self._compiler)
         self.lb = LbData()
+        self.lb_upkeep = LbUpkeep()
         self.policies: dict[ResourceKey, PolicyData] = {}
         self.states: dict[ResourceKey, UnitState] = {}
         self._happenings: list[Happening] = []
@@ -98,6 +100,7 @@ class Loader:
 
     def stop(self) -> None:
         """Let go of the instance; everything pinned goes on running."""
+        self.lb_upkeep.stop()
         for state in self.states.values():
             if state.active is not None:
                 state.active.close()
@@ -168,13 +171,14 @@ class Loader:
         """The version of `unit`: the active one if only data or places changed, an adopted or a new one."""
         compiled = await self._compiler.unit(unit)
         state.compile_seconds = sum(item.seconds for item in compiled if not item.cached)
-        digest = load_hash(compiled)
+        sizes = sizes_of(unit, self._pins)
+        digest = load_hash(compiled, sizes)
         active = state.active
         if active is not None and active.load_hash == digest:
             self._globals(compiled, active, active.unit)
             active.unit, active.compiled = unit, compiled
             return active
-        loaded = load_unit(unit, compiled, digest, self._pins)
+        loaded = load_unit(unit, compiled, digest, sizes, self._pins)
         self._globals(compiled, loaded, None)
         loaded.notes += [text for item in compiled for text in item.warnings]
         return loaded
@@ -193,7 +197,8 @@ class Loader:
             return None
         try:
             compiled = await self._compiler.unit(unit)
-            return load_unit(unit, compiled, load_hash(compiled), self._pins)
+            sizes = sizes_of(unit, self._pins)
+            return load_unit(unit, compiled, load_hash(compiled, sizes), sizes, self._pins)
         except KubebeeError:
             return None
 
@@ -220,6 +225,8 @@ class Loader:
             try:
                 if isinstance(unit, LbUnit):
                     unserved = self.lb.apply(maps, unit)
+                    assert self.lb.state is not None
+                    self.lb_upkeep.follow(maps, self.lb.state, unit.frontends)
                     self._tell_unserved(unit.key, unserved)
                 else:
                     data = self.policies.setdefault(unit.key, PolicyData())
@@ -296,9 +303,7 @@ class Loader:
         failed = run.versions.pop(culprit.key)
         run.fresh.discard(culprit.key)
         active = self.states[culprit.key].active
-        if active is None and culprit.key not in {
-            s.key for s in chain.stages if s.load_hash != failed.load_hash
-        }:
+        if active is None:
             active = await self._load_last_good(culprit.key)
         if active is not None and active.load_hash != failed.load_hash:
             run.versions[culprit.key] = active
@@ -339,6 +344,7 @@ class Loader:
         self._last_good.forget(key)
         if key.kind == "ServiceLB":
             self.lb = LbData()
+            self.lb_upkeep.rest()
         elif key.kind == "HostPolicy":
             self.policies.pop(key, None)
         self._tell(key, "Removed", f"{self._node}: detached and unloaded")

@@ -36,12 +36,17 @@ class CodeObject:
 
 @dataclass(frozen=True)
 class Unit:
-    """Objects over one set of maps: maps of the same name in two of them are one map."""
+    """Objects over one set of maps: maps of the same name in two of them are one map.
+
+    Attributes:
+        map_sizes: max_entries by map, in place of the source's; one that exists may be down to half of it.
+    """
 
     key: ResourceKey
     generation: int
     rank: Rank
     objects: tuple[CodeObject, ...]
+    map_sizes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def functions(self) -> tuple[FunctionPlan, ...]:
@@ -73,7 +78,7 @@ def units_of(plan: NodePlan) -> list[Unit]:
                 for name, hook in _SOCKET_HOOKS
             )
             objects.append(CodeObject(lb.socket, hooks))
-        units.append(Unit(lb.key, _generation(lb), Rank.LB, tuple(objects)))
+        units.append(Unit(lb.key, _generation(lb), Rank.LB, tuple(objects), lb.map_sizes))
     return units
 
 

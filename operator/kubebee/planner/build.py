@@ -11,7 +11,7 @@ from kubebee.api.v1alpha1.hostpolicy import HostPolicy
 from kubebee.api.v1alpha1.resources import AnyResource
 from kubebee.api.v1alpha1.servicelb import ServiceLB
 from kubebee.errors import KubebeeError, NotImplementedYetError
-from kubebee.lb.model import Forwarding, Frontend
+from kubebee.lb.model import Forwarding
 from kubebee.planner import bpfprogram, hostpolicy, servicelb
 from kubebee.planner.declared import Declared, Inputs
 from kubebee.planner.plan import NodePlan, PolicyUnit, ProgramUnit, ResourceKey
@@ -34,17 +34,11 @@ class Planned:
     warnings: dict[ResourceKey, tuple[str, ...]]
 
 
-class BuiltinSources(Protocol):
+class BuiltinSources(servicelb.Sources, Protocol):
     """C text of the built-in datapaths."""
 
     def hostpolicy(self, lb_reverse: bool) -> str:
         """The firewall's stage; `lb_reverse`: answers from SNAT backends are looked up there."""
-
-    def servicelb(self, dsr: bool, snat: bool) -> str:
-        """The load balancer's stage."""
-
-    def socketlb(self) -> str:
-        """The load balancer's socket programs."""
 
 
 def check(resource: AnyResource) -> None:
@@ -79,7 +73,8 @@ class Planner:
 
     def __init__(self, sources: BuiltinSources) -> None:
         self._sources = sources
-        self._frontends: dict[ResourceKey, tuple[ServiceLB, tuple[Frontend, ...]]] = {}
+        self._served: dict[ResourceKey, tuple[ServiceLB, servicelb.Served]] = {}
+        self._in_force: dict[ResourceKey, servicelb.Served] = {}
         self._policies: dict[ResourceKey, tuple[HostPolicy, policy_model.Policy]] = {}
         self._programs: dict[ResourceKey, tuple[BpfProgram, int, ProgramUnit | KubebeeError]] = {}
 
@@ -88,7 +83,7 @@ class Planner:
         refused: dict[ResourceKey, KubebeeError] = {}
         idle: dict[ResourceKey, str] = {}
         programs: list[ProgramUnit] = []
-        lbs: list[tuple[Declared, ServiceLB]] = []
+        lbs: list[tuple[servicelb.Served, servicelb.Served | None]] = []
         policies: list[tuple[Declared, HostPolicy, policy_model.Policy]] = []
         for declared in sorted(inputs.resources, key=lambda item: item.seniority):
             resource = declared.resource
@@ -100,14 +95,12 @@ class Planner:
                 if isinstance(resource, BpfProgram):
                     programs.append(self._program(declared, resource, inputs))
                 elif isinstance(resource, ServiceLB):
-                    lbs.append((declared, resource))
+                    lbs.append((self._serve(declared, resource), self._in_force.get(declared.key)))
                 elif isinstance(resource, HostPolicy):
                     policies.append((declared, resource, self._policy(declared, resource)))
             except KubebeeError as error:
                 refused[declared.key] = error
-        lb = servicelb.unit(
-            lbs, self._frontends_of, self._sources.servicelb, self._sources.socketlb, refused.__setitem__
-        )
+        lb, self._in_force = servicelb.unit(lbs, self._sources, refused.__setitem__)
         snat = lb is not None and any(f.forwarding is Forwarding.SNAT for f in lb.frontends)
         units = hostpolicy.units(policies, self._sources.hostpolicy(snat)) if policies else []
         held = frozenset(key for key in refused if key.kind == "BpfProgram")
@@ -128,10 +121,10 @@ class Planner:
             raise known[2]
         return known[2]
 
-    def _frontends_of(self, declared: Declared, lb: ServiceLB) -> tuple[Frontend, ...]:
-        known = self._frontends.get(declared.key)
-        if known is None or known[0] is not lb:
-            known = self._frontends[declared.key] = (lb, servicelb.frontends_of(str(declared.key), lb.spec))
+    def _serve(self, declared: Declared, lb: ServiceLB) -> servicelb.Served:
+        known = self._served.get(declared.key)
+        if known is None or known[0] is not lb or known[1].declared.generation != declared.generation:
+            known = self._served[declared.key] = (lb, servicelb.Served.of(declared, lb))
         return known[1]
 
     def _policy(self, declared: Declared, policy: HostPolicy) -> policy_model.Policy:

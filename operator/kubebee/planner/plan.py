@@ -108,6 +108,7 @@ class LbUnit:
         xdp, socket: the code of the XDP stage and of the socket programs (None: socket LB is off).
         cgroup: path of the cgroup2 directory whose sockets are served; empty = the root of the hierarchy.
         interfaces: where the stage runs, and in which XDP mode.
+        map_sizes: max_entries by map; one that exists may be down to half of it.
     """
 
     owners: tuple[tuple[ResourceKey, int], ...]
@@ -117,6 +118,7 @@ class LbUnit:
     interfaces: tuple[tuple[Interfaces, XdpMode], ...]
     frontends: tuple[Frontend, ...]
     config: LbConfig
+    map_sizes: Mapping[str, int]
     key: ResourceKey = ResourceKey("ServiceLB", "_all")
 
 

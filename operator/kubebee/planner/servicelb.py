@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from typing import Protocol as Interface
 
 from kubebee.api.v1alpha1 import servicelb as api
 from kubebee.api.v1alpha1.attach import XdpMode
@@ -21,10 +23,21 @@ from kubebee.lb.model import (
 from kubebee.lb.model import (
     check as check_frontend,
 )
+from kubebee.lb.sizes import Need, map_sizes, need_of
 from kubebee.planner.declared import Declared
 from kubebee.planner.plan import Bundle, LbUnit, ResourceKey, Toolchain
 
 Refuse = Callable[[ResourceKey, KubebeeError], None]
+
+
+class Sources(Interface):
+    """C text of the load balancer's programs."""
+
+    def servicelb(self, dsr: bool, snat: bool) -> str:
+        """The XDP stage, given whether DSR and SNAT are needed."""
+
+    def socketlb(self) -> str:
+        """The socket programs."""
 
 
 class OverlapError(KubebeeError):
@@ -84,55 +97,77 @@ def config_of(spec: api.ServiceLBSpec) -> LbConfig:
     return config
 
 
+@dataclass(frozen=True)
+class Served:
+    """A ServiceLB with what its spec came to."""
+
+    declared: Declared
+    spec: api.ServiceLBSpec
+    frontends: tuple[Frontend, ...]
+    need: Need
+    config: LbConfig
+
+    @classmethod
+    def of(cls, declared: Declared, lb: api.ServiceLB) -> Served:
+        """Convert a resource.
+
+        Raises:
+            KubebeeError: something of it can't be served.
+        """
+        frontends = frontends_of(str(declared.key), lb.spec)
+        return cls(declared, lb.spec, frontends, need_of(frontends), config_of(lb.spec))
+
+
 def unit(
-    declared: Sequence[tuple[Declared, api.ServiceLB]],
-    frontends: Callable[[Declared, api.ServiceLB], tuple[Frontend, ...]],
-    xdp: Callable[[bool, bool], str],
-    socket: Callable[[], str],
-    refuse: Refuse,
-) -> LbUnit | None:
+    candidates: Sequence[tuple[Served, Served | None]], sources: Sources, refuse: Refuse
+) -> tuple[LbUnit | None, dict[ResourceKey, Served]]:
     """All ServiceLBs of a node as one unit.
 
     Args:
-        declared: the resources, oldest first: of two that claim one frontend the older has it.
-        frontends: `frontends_of`, possibly remembered.
-        xdp: source of the XDP stage, given whether DSR and SNAT are needed.
-        socket: source of the socket programs.
+        candidates: the resources, oldest first: of two that claim one frontend the older has it. With each
+            the version that was in force before, which stays if the new one is refused.
+        sources: source texts.
         refuse: told of resources that are left out.
+
+    Returns:
+        The unit, None without a resource, and what is in force by resource.
     """
     taken: dict[FrontendKey, Frontend] = {}
-    owners: list[tuple[ResourceKey, int]] = []
-    selectors: list[tuple[Interfaces, XdpMode]] = []
-    socket_cgroup: str | None = None
-    config: LbConfig | None = None
-    for item, lb in declared:
-        try:
-            own = frontends(item, lb)
-            wanted = config_of(lb.spec)
-            _check_overlap(own, taken)
-            _check_config(wanted, config, owners)
-        except KubebeeError as error:
-            refuse(item.key, error)
-            continue
-        config = wanted
-        taken.update((frontend.key, frontend) for frontend in own)
-        owners.append((item.key, item.generation))
-        selectors.append((lb.spec.interfaces or Interfaces(primary=True), _xdp_mode(lb.spec)))
-        if lb.spec.socket_lb.enabled:
-            socket_cgroup = lb.spec.socket_lb.cgroup if socket_cgroup is None else socket_cgroup
-    if config is None:
-        return None
-    modes = {frontend.forwarding for frontend in taken.values()}
+    accepted: dict[ResourceKey, Served] = {}
+    for newest, before in candidates:
+        for served in (newest, before):
+            if served is None:
+                continue
+            try:
+                _check_overlap(served.frontends, taken)
+                _check_config(served.config, accepted)
+            except KubebeeError as error:
+                if served is newest:
+                    refuse(served.declared.key, error)
+                continue
+            taken.update((frontend.key, frontend) for frontend in served.frontends)
+            accepted[served.declared.key] = served
+            break
+    return (_merge(list(accepted.values()), tuple(taken.values()), sources) if accepted else None), accepted
+
+
+def _merge(accepted: list[Served], frontends: tuple[Frontend, ...], sources: Sources) -> LbUnit:
+    modes = {frontend.forwarding for frontend in frontends}
+    dsr, snat = Forwarding.DSR_IPIP in modes, Forwarding.SNAT in modes or not modes
+    need = reduce(Need.plus, (served.need for served in accepted))
+    cgroups = [served.spec.socket_lb.cgroup for served in accepted if served.spec.socket_lb.enabled]
     return LbUnit(
-        owners=tuple(owners),
-        xdp=_bundle(
-            xdp(Forwarding.DSR_IPIP in modes, Forwarding.SNAT in modes or not modes), "servicelb.bpf.c"
+        owners=tuple((served.declared.key, served.declared.generation) for served in accepted),
+        xdp=_bundle(sources.servicelb(dsr, snat), "servicelb.bpf.c"),
+        socket=_bundle(sources.socketlb(), "socketlb.bpf.c") if cgroups else None,
+        cgroup=cgroups[0] if cgroups else "",
+        interfaces=tuple(
+            (served.spec.interfaces or Interfaces(primary=True), _xdp_mode(served.spec))
+            for served in accepted
         ),
-        socket=None if socket_cgroup is None else _bundle(socket(), "socketlb.bpf.c"),
-        cgroup=socket_cgroup or "",
-        interfaces=tuple(selectors),
-        frontends=tuple(taken.values()),
-        config=config,
+        frontends=frontends,
+        config=accepted[0].config,
+        map_sizes=map_sizes(need),
     )
 
 
@@ -156,11 +191,12 @@ def _check_overlap(own: tuple[Frontend, ...], taken: dict[FrontendKey, Frontend]
             )
 
 
-def _check_config(wanted: LbConfig, config: LbConfig | None, owners: list[tuple[ResourceKey, int]]) -> None:
-    if config is not None and wanted != config:
-        raise KubebeeError(
-            f"spec.snat differs from that of {owners[0][0]}; a node has one",
-            reason="ConflictingSettings",
-            where="spec.snat",
-            hint="give both the same",
-        )
+def _check_config(wanted: LbConfig, accepted: Mapping[ResourceKey, Served]) -> None:
+    for key, served in accepted.items():
+        if wanted != served.config:
+            raise KubebeeError(
+                f"spec.snat differs from that of {key}; a node has one",
+                reason="ConflictingSettings",
+                where="spec.snat",
+                hint="give both the same",
+            )

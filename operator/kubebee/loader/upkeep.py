@@ -1,0 +1,157 @@
+"""What the load balancer needs between changes of its resources: next hops, and the end of flows."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Iterable, Iterator, Mapping
+
+from kubebee.bpf.map import Map
+from kubebee.errors import KubebeeError
+from kubebee.lb.gc import GcReport, collect
+from kubebee.lb.layout import NextHop
+from kubebee.lb.model import Frontend
+from kubebee.lb.sync import LbState
+from kubebee.loader.neighbours import Neighbours
+
+log = logging.getLogger("kubebee")
+GC_SECONDS = 5.0
+GC_SHARE = 20
+"""A collection may take one part in so many of the time."""
+RETRY_SECONDS = 0.2
+PAUSE_SECONDS = 0.02
+"""Bounds how often a network that changes all the time is looked at."""
+
+
+class LbUpkeep:
+    """Follows the network on behalf of the maps that it was last given.
+
+    Attributes:
+        collected: what the last collection of flows saw.
+        expired, orphans, freed: sums over all collections, for metrics.
+    """
+
+    def __init__(self) -> None:
+        self.collected = GcReport()
+        self.expired = self.orphans = self.freed = 0
+        self._maps: Mapping[str, Map] = {}
+        self._state: LbState | None = None
+        self._frontends: tuple[Frontend, ...] = ()
+        self._neighbours: Neighbours | None = None
+        self._wake = asyncio.Event()
+
+    def follow(self, maps: Mapping[str, Map], state: LbState, frontends: tuple[Frontend, ...]) -> None:
+        """Keep the next hops of all backends in `maps` right from now on; call it after each write to them.
+
+        Raises:
+            BpfError: netlink failed, or a map refused a write.
+        """
+        if state is not self._state:
+            self.rest()
+        changed = frontends is not self._frontends
+        self._maps, self._state = maps, state
+        if self._neighbours is None:
+            self._neighbours = Neighbours(self)
+            self._wake.set()
+        if changed:
+            self._want(self._neighbours, state)
+            self._neighbours.work()
+            self._frontends = frontends
+            self._wake.set()
+
+    def rest(self) -> None:
+        """There is no load balancer any more: let its neighbours go, and listen no longer."""
+        if self._neighbours is not None:
+            try:
+                self._neighbours.release()
+            except KubebeeError as error:  # they stay resolved, and a later run gives them up
+                log.warning("load balancer's upkeep: %s", error)
+        self.stop()
+
+    def stop(self) -> None:
+        """This process ends, and the datapath goes on with what it has."""
+        if self._neighbours is not None:
+            self._neighbours.close()
+        self._neighbours, self._state, self._frontends, self._maps = None, None, (), {}
+        self._wake.set()
+
+    def next_hop(self, address: int) -> NextHop | None:
+        """What is written for an address."""
+        return self._state.next_hop(address) if self._state else None
+
+    def set_next_hops(self, hops: Mapping[int, NextHop | None]) -> None:
+        """Write hops."""
+        if self._state is not None:
+            self._state.set_next_hops(self._maps, hops)
+
+    def forget_next_hops(self, addresses: Iterable[int]) -> None:
+        """Drop what is known of addresses that no backend has any more."""
+        if self._state is not None:
+            self._state.forget_next_hops(addresses)
+
+    @staticmethod
+    def _want(neighbours: Neighbours, state: LbState) -> None:
+        addresses = {member.address for served in state.served.values() for member in served.members}
+        neighbours.want(addresses | {gone.address for gone in state.gone.values()})
+
+    async def run(self) -> None:
+        """Follow the network and collect flows until cancelled; what fails is logged and tried again."""
+        due = 0.0
+        while True:
+            self._wake.clear()
+            with self._listening():
+                await self._pause(due)
+            if self._neighbours is None:
+                continue
+            try:
+                self._neighbours.take_news()
+                if self._neighbours.stale or self._neighbours.unkept:
+                    self._neighbours.work()
+                if time.monotonic() >= due:
+                    due = self._collect()
+            except (KubebeeError, OSError) as error:
+                log.warning("load balancer's upkeep: %s", error)
+                self._neighbours.doubt()
+                due = time.monotonic() + GC_SECONDS
+                await asyncio.sleep(RETRY_SECONDS)
+            await asyncio.sleep(0 if self._neighbours and self._neighbours.stale else PAUSE_SECONDS)
+
+    async def _pause(self, due: float) -> None:
+        """Until there is news, or something is due; without a load balancer until there is one."""
+        neighbours = self._neighbours
+        if neighbours is None:
+            await self._wake.wait()
+        elif not neighbours.stale:
+            wait = max(0.0, due - time.monotonic())
+            if neighbours.undecided:
+                wait = min(wait, RETRY_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), wait)
+
+    @contextlib.contextmanager
+    def _listening(self) -> Iterator[None]:
+        if self._neighbours is None:
+            yield
+            return
+        loop, descriptor = asyncio.get_running_loop(), self._neighbours.events.fileno()
+        loop.add_reader(descriptor, self._wake.set)
+        try:
+            yield
+        finally:
+            loop.remove_reader(descriptor)
+
+    def _collect(self) -> float:
+        """Remove flows that are over; returns when to do it again, on the monotonic clock."""
+        assert self._state is not None
+        assert self._neighbours is not None
+        start = time.monotonic()
+        self.collected = report = collect(self._maps, self._state, time.monotonic_ns())
+        self.expired += report.expired
+        self.orphans += report.orphans
+        self.freed += report.backends_freed
+        if report.backends_freed:
+            self._want(self._neighbours, self._state)
+        end = time.monotonic()
+        return end + max(GC_SECONDS, GC_SHARE * (end - start))
