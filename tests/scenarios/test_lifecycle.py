@@ -108,17 +108,16 @@ def test_a_program_counts_what_arrives(lab: Lab, running: Running) -> None:
 def test_a_restart_adopts_what_runs(lab: Lab, running: Running) -> None:
     running.apply(program("packets", counter(), XDP))
     running.apply(program("execs", tracer(), EXEC))
-    running.wait_ready("BpfProgram", "packets")
-    running.wait_ready("BpfProgram", "execs")
+    names = ("packets", "execs")
+    links = [running.wait_ready("BpfProgram", name).attachments for name in names]
     ping(lab)
     before, count = programs(running), counted(running, "packets")
-    links = {link["id"] for link in running.bpftool("link", "show")}
     running.kill()
     ping(lab)
     running.start()
     wait_for("adoption", lambda: sum("adopted" in e["message"] for e in running.events()) == 2)
     assert programs(running) == before
-    assert {link["id"] for link in running.bpftool("link", "show")} == links
+    assert [running.status("BpfProgram", name).attachments for name in names] == links
     assert counted(running, "packets") >= count + 3
 
 
@@ -197,24 +196,26 @@ def test_a_broken_edit_while_it_is_down_leaves_the_old_one_counting(lab: Lab, ru
 
 
 def test_deleting_a_resource_leaves_nothing_of_it(lab: Lab, running: Running) -> None:
-    known = (
-        {p["id"] for p in running.bpftool("prog", "show")},
-        {m["id"] for m in running.bpftool("map", "show")},
-    )
     running.apply(program("packets", counter(), XDP))
     running.apply(program("execs", tracer(), EXEC))
-    running.wait_ready("BpfProgram", "packets")
-    running.wait_ready("BpfProgram", "execs")
+    links = {
+        a["linkId"] for n in ("packets", "execs") for a in running.wait_ready("BpfProgram", n).attachments
+    }
+    ours = programs(running)
+    maps = {m for p in running.bpftool("prog", "show") if p["id"] in ours for m in p.get("map_ids", [])}
+    assert links
+    assert maps
     running.delete("bpfprogram-packets.yaml")
     running.delete("bpfprogram-execs.yaml")
 
     def nothing_left() -> bool:
         left = running.run("sh", "-c", "ls /sys/fs/bpf/kubebee/*/* 2>/dev/null", check=False).stdout
-        now = (
-            {p["id"] for p in running.bpftool("prog", "show")},
-            {m["id"] for m in running.bpftool("map", "show")},
+        return not (
+            left.strip()
+            or ours & {p["id"] for p in running.bpftool("prog", "show")}
+            or maps & {m["id"] for m in running.bpftool("map", "show")}
+            or links & {link["id"] for link in running.bpftool("link", "show")}
         )
-        return not left.strip() and now[0] <= known[0] and now[1] <= known[1]
 
     wait_for("nothing left", nothing_left)
     assert running.status("BpfProgram", "packets").document == {}
@@ -299,8 +300,8 @@ def test_only_what_changed_is_compiled(lab: Lab, running: Running) -> None:
 
 
 def load_balancer(frontends: int) -> dict[str, object]:
-    """A ServiceLB of many frontends, each with two backends of the lab."""
-    backends = [{"address": address, "port": 8080} for address in BACKENDS.values()]
+    """A ServiceLB of many frontends, each with all servers of the lab."""
+    backends = [{"address": address, "port": port} for address in BACKENDS.values() for port in (80, 8080)]
     return {
         "apiVersion": "kubebee.dev/v1alpha1",
         "kind": "ServiceLB",

@@ -121,7 +121,7 @@ class XdpInterfaces:
         return active
 
     def _adopt(self, interface: str, ifindex: int, chain: Chain, program: Program) -> ActiveChain | None:
-        for pin in self._pins.links():
+        for pin in self._pins.links_of(_CHAIN):
             if (pin.function, pin.target) != (ENTRY, f"{interface}:{ifindex}"):
                 continue
             link = Link.from_pin(pin.path)

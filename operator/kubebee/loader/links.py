@@ -12,7 +12,7 @@ from kubebee.errors import KubebeeError
 from kubebee.loader.drivers import Target, driver_for
 from kubebee.loader.host import Host
 from kubebee.loader.loaded import Loaded
-from kubebee.loader.pins import LinkPin, PinRoot, unit_directory
+from kubebee.loader.pins import LinkPin, PinRoot
 from kubebee.planner.plan import FunctionPlan, ResourceKey
 
 _Place = tuple[ResourceKey, str, str]
@@ -52,11 +52,7 @@ class Links:
 
         A place that can't be attached doesn't keep the others from it.
         """
-        pinned = {
-            (pin.function, pin.target): pin
-            for pin in self._pins.links()
-            if pin.unit == unit_directory(loaded.unit.key)
-        }
+        pinned = {(pin.function, pin.target): pin for pin in self._pins.links_of(loaded.unit.key)}
         wanted: set[_Place] = set()
         missing: list[str] = []
         failures: list[KubebeeError] = []
@@ -76,8 +72,9 @@ class Links:
                     self._place(place, plan, target, loaded, host, pinned.get((plan.name, target.key)))
                 except KubebeeError as error:
                     failures.append(error)
-        for place in [p for p in self.active if p[0] == loaded.unit.key and p not in wanted]:
-            self._drop(place)
+        if not failures:  # else the version before may have to go on where it is
+            for place in [p for p in self.active if p[0] == loaded.unit.key and p not in wanted]:
+                self._drop(place)
         return Outcome(tuple(missing), tuple(failures))
 
     def _place(

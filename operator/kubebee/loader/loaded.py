@@ -25,7 +25,7 @@ from kubebee.loader.chain import RUN_MAP, new_run_map
 from kubebee.loader.compiled import Compiled
 from kubebee.loader.drivers import driver_for
 from kubebee.loader.facts import MapSchema
-from kubebee.loader.pins import PinRoot, unit_directory
+from kubebee.loader.pins import PinRoot
 from kubebee.loader.unit import Rank, Unit
 from kubebee.planner.plan import FunctionPlan, ResourceKey
 
@@ -188,10 +188,11 @@ def _adopt(loaded: Loaded, pins: PinRoot) -> bool:
     maps = _pins_of_maps(loaded, pins)
     digest = loaded.load_hash
     wanted = {f.name: pins.program(unit.key, f.name, digest) for f in unit.functions if _is_program(f)}
-    links = {(link.unit, link.function) for link in pins.links() if digest.startswith(link.load_hash)}
-    directory = unit_directory(unit.key)
-    if any(f.attach.type == "StructOps" and (directory, f.name) not in links for f in unit.functions):
-        return False
+    operations = {f.name for f in unit.functions if f.attach.type == "StructOps"}
+    if operations:
+        links = {link.function for link in pins.links_of(unit.key) if digest.startswith(link.load_hash)}
+        if not operations <= links:
+            return False
     if not all(path.exists() for path in (*wanted.values(), *(path for _, path in maps.values()))):
         return False
     loaded.maps = {name: Map.from_pin(path) for name, (_, path) in maps.items()}

@@ -16,7 +16,7 @@ from kubebee.errors import KubebeeError
 from kubebee.lb.sync import Unserved
 from kubebee.loader.chain import Chain
 from kubebee.loader.chain import Stage as ChainStage
-from kubebee.loader.compiled import Compiled, Compiler, load_hash
+from kubebee.loader.compiled import Compiled, Compiler, StillCompilingError, load_hash
 from kubebee.loader.data import LbData, PolicyData, host_addresses, write_live_globals
 from kubebee.loader.failures import describe
 from kubebee.loader.host import Host
@@ -32,6 +32,8 @@ from kubebee.planner.report import Attached, Failure, Happening, MapFact, NodeRe
 
 XDP_VERDICTS = ("ABORTED", "DROP", "PASS", "TX", "REDIRECT")
 DEFAULT_PROCEED = ("PASS",)
+COMPILE_PATIENCE = 1.0
+"""Seconds that a pass waits for compilers: a source that keeps one busy must not hold up other edits."""
 
 
 @dataclass
@@ -41,6 +43,7 @@ class UnitState:
     wanted: Unit
     active: Loaded | None = None
     failure: Failure | None = None
+    compiling: bool = False
     missing: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     compile_seconds: float = 0.0
@@ -48,9 +51,19 @@ class UnitState:
     @property
     def settled(self) -> bool:
         """Whether another pass over the same unit would change nothing."""
+        if self.compiling:
+            return False
         if self.failure is not None:
             return self.failure.permanent
         return self.active is not None and not self.missing
+
+
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """What decides where units are attached, apart from the units themselves."""
+
+    interfaces: dict[str, int]
+    primary: str | None
 
 
 @dataclass
@@ -88,6 +101,7 @@ class Loader:
         self._happenings: list[Happening] = []
         self._plan = NodePlan()
         self._local: frozenset[int] = frozenset()
+        self._places: _Places | None = None
 
     def start(self) -> None:
         """Take the instance.
@@ -98,8 +112,13 @@ class Loader:
         self._pins.prepare()
         self._lock = self._pins.lock()
 
+    def when_compiled(self, wake: Callable[[], None]) -> None:
+        """Have `wake` called when something is compiled that `apply` did not wait for: apply again then."""
+        self._compiler.on_late = wake
+
     def stop(self) -> None:
         """Let go of the instance; everything pinned goes on running."""
+        self._compiler.stop()
         self.lb_upkeep.stop()
         for state in self.states.values():
             if state.active is not None:
@@ -113,6 +132,9 @@ class Loader:
         self._plan = plan
         units = {unit.key: unit for unit in units_of(plan)}
         host = self._host()
+        places = _Places(dict(host.interfaces), host.primary())
+        moved = places != self._places  # nothing of an unchanged unit can have another place otherwise
+        self._places = places
         for key in plan.held:
             held = self.states[key].wanted if key in self.states else self._last_good.load(key)
             if held is not None and key not in units:
@@ -121,10 +143,11 @@ class Loader:
         run = _Pass(host)
         await self._prepare_all(units, run)
         self._write_data(plan, run)
-        await self._attach_xdp(run)
+        await self._loadable_chains(run)  # what the verifier refuses is known before anything is attached
         for key in sorted(units, key=str):
-            if key in run.versions:
+            if key in run.versions and (key in run.fresh or moved or not self.states[key].settled):
                 self._attach_rest(key, run)
+        await self._attach_xdp(run)
         for key in removed:
             self._remove(key)
         self._settle(run)
@@ -155,9 +178,14 @@ class Loader:
     async def _prepare(self, key: ResourceKey, run: _Pass) -> None:
         state = self.states[key]
         previous = state.failure
-        state.failure, state.notes = None, ()
+        state.failure, state.notes, state.compiling = None, (), False
         try:
             loaded = await self._load(state.wanted, state)
+        except StillCompilingError:
+            state.compiling = True
+            if state.active is not None:
+                run.versions[key] = state.active
+            return
         except Exception as error:
             self._fail(key, describe(error, Stage.VERIFY), previous)
             fallback = state.active or await self._load_last_good(key)
@@ -169,7 +197,9 @@ class Loader:
 
     async def _load(self, unit: Unit, state: UnitState) -> Loaded:
         """The version of `unit`: the active one if only data or places changed, an adopted or a new one."""
-        compiled = await self._compiler.unit(unit)
+        # After a restart, a chain must not be exchanged for one without a stage that is still being compiled.
+        ran_before = state.active is None and bool(self._pins.maps_of(unit.key))
+        compiled = await self._compiler.unit(unit, None if ran_before else COMPILE_PATIENCE)
         state.compile_seconds = sum(item.seconds for item in compiled if not item.cached)
         sizes = sizes_of(unit, self._pins)
         digest = load_hash(compiled, sizes)
@@ -289,7 +319,7 @@ class Loader:
                     found[name] = ifindex
                     here = stages.setdefault(name, [])
                     if not any((s.key, s.function) == (key, plan.name) for s in here):
-                        here.append(_stage(loaded, plan))
+                        here.append(stage_of(loaded, plan))
                     modes.setdefault(name, set()).add(plan.attach.mode)
             self.states[key].missing = tuple(dict.fromkeys(missing))
         return {
@@ -335,9 +365,20 @@ class Loader:
         state.missing = tuple(dict.fromkeys((*state.missing, *outcome.missing)))
         if outcome.failures and (state.failure is None or key in run.fresh):
             self._fail(key, describe(outcome.failures[0], Stage.ATTACH), state.failure)
+            self._take_back(key, run)
+
+    def _take_back(self, key: ResourceKey, run: _Pass) -> None:
+        """A new version that can't be attached everywhere leaves the one before it where it was."""
+        failed, active = run.versions[key], self.states[key].active
+        if active is not None and active is not failed:
+            self.links.apply(active, run.host)
+            run.versions[key] = active
+            run.fresh.discard(key)
+            failed.close()
 
     def _remove(self, key: ResourceKey) -> None:
         state = self.states.pop(key)
+        self._compiler.forget(key)
         self.links.drop_unit(key)
         if state.active is not None:
             state.active.close()
@@ -354,6 +395,8 @@ class Loader:
         for key, loaded in run.versions.items():
             state = self.states[key]
             before = state.active
+            if key in run.fresh and state.failure is None:
+                self._last_good.save(loaded.unit)
             if before is loaded:
                 continue
             state.active = loaded
@@ -362,7 +405,6 @@ class Loader:
             if key in run.fresh:
                 state.notes = tuple(loaded.notes)
                 if state.failure is None:
-                    self._last_good.save(loaded.unit)
                     how = "adopted" if loaded.adopted else "loaded"
                     self._tell(
                         key, loaded_reason(loaded.adopted), f"{self._node}: {how} {loaded.load_hash[:12]}"
@@ -396,6 +438,7 @@ class Loader:
             not path.exists() for path in (*self.links.pins(), *self.xdp.pins())
         )
         moved = bool(self._plan.policies) and host_addresses(self._plan.lb) != self._local
+        moved |= self._places is not None and self._host().primary() != self._places.primary
         if not (lost_links or lost_chains or lost_pins or moved):
             return None
         for key, link in lost_links:
@@ -408,6 +451,7 @@ class Loader:
                 self._tell(key, "Reattached", text, warning=True)
         if lost_pins and not lost_links and not lost_chains:
             self._repin()
+        self._places = None  # attach everything anew that isn't
         return await self.apply(self._plan)
 
     def _repin(self) -> None:
@@ -442,7 +486,7 @@ class Loader:
         return UnitReport(
             key=key,
             generation=state.wanted.generation,
-            stage=failure.stage if failure else Stage.RUNNING,
+            stage=failure.stage if failure else Stage.COMPILE if state.compiling else Stage.RUNNING,
             wanted_hash=state.wanted.code_hash,
             running_hash=active.unit.code_hash if active else "",
             attached=tuple(self._attached(key)),
@@ -477,7 +521,8 @@ def loaded_reason(adopted: bool) -> str:
     return "Adopted" if adopted else "Loaded"
 
 
-def _stage(loaded: Loaded, plan: FunctionPlan) -> ChainStage:
+def stage_of(loaded: Loaded, plan: FunctionPlan) -> ChainStage:
+    """The part that a loaded function has in a chain."""
     mask = None
     if loaded.unit.rank is Rank.USER:
         verdicts = plan.proceed_on or DEFAULT_PROCEED

@@ -17,7 +17,7 @@ import fcntl
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
@@ -139,13 +139,11 @@ class PinRoot:
 
     def links(self) -> Iterator[LinkPin]:
         """Every pinned link, decoded; files with names of another layout are skipped."""
-        for path in sorted((self.root / "l").glob("*/*")):
-            parts = path.name.split("@")
-            if len(parts) == 4 and parts[3].startswith("g") and parts[3][1:].isdigit():
-                function, target, load_hash, generation = parts
-                yield LinkPin(
-                    path, path.parent.name, unquote(function), unquote(target), load_hash, int(generation[1:])
-                )
+        yield from _decoded((self.root / "l").glob("*/*"))
+
+    def links_of(self, key: ResourceKey) -> Iterator[LinkPin]:
+        """Every pinned link of one unit."""
+        yield from _decoded(self._in("l", key).glob("*"))
 
     def maps_of(self, key: ResourceKey) -> dict[str, list[Path]]:
         """Pins of a unit's maps by map name, all schemas."""
@@ -171,3 +169,13 @@ class PinRoot:
                 directory.rmdir()
         if self.root.is_dir():
             self.root.rmdir()
+
+
+def _decoded(paths: Iterable[Path]) -> Iterator[LinkPin]:
+    for path in sorted(paths):
+        parts = path.name.split("@")
+        if len(parts) == 4 and parts[3].startswith("g") and parts[3][1:].isdigit():
+            function, target, load_hash, generation = parts
+            yield LinkPin(
+                path, path.parent.name, unquote(function), unquote(target), load_hash, int(generation[1:])
+            )
