@@ -123,6 +123,7 @@ class Agent:
             asyncio.create_task(self._watch_interfaces()),
         ]
         try:
+            await asyncio.sleep(0)  # the watches listen before the first look: no edit falls between the two
             await self.reconcile()
             while not self._stopping:
                 await self._wait(watches)
