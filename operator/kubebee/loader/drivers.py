@@ -184,9 +184,7 @@ class _Iter:
     in_place = True
 
     def load_as(self, attach: api.Attach) -> LoadAs:
-        return LoadAs(
-            ProgType.TRACING, AttachType.TRACE_ITER, f"bpf_iter_{cast('api.IterAttach', attach).target}"
-        )
+        return LoadAs(ProgType.TRACING, AttachType.TRACE_ITER, cast("api.IterAttach", attach).target)
 
     def targets(self, attach: api.Attach, host: Host) -> Targets:  # noqa: ARG002 (same everywhere)
         target = cast("api.IterAttach", attach).target
