@@ -1,62 +1,75 @@
-"""The `kubebee` command."""
+"""The `kubebee` command: its verbs, each loaded only when it is called."""
 
 from __future__ import annotations
 
-import asyncio
-import os
-import signal
+import importlib
 import sys
-from pathlib import Path
 
 import click
 
 from kubebee import __version__
-from kubebee.cli import logs
-from kubebee.errors import KubebeeError
+from kubebee.cli.exit_codes import EXIT_HELP
+
+_VERBS = {
+    "run": ("run:run", "Make this machine's kernel match a folder of manifests."),
+    "status": ("status:status", "Show the resources of a folder and how far each is."),
+    "render": ("render:render", "Show the C that manifests become."),
+    "verify": ("verify:verify", "Check manifests against this kernel; attach nothing."),
+    "crds": ("crds:crds", "Write or check the CustomResourceDefinitions and their reference."),
+    "prog": ("prog:prog", "Programs on this machine, whoever loaded them."),
+    "map": ("map:map_", "Maps of what kubebee runs, decoded."),
+    "template": ("template:template", "Built-in templates for BpfProgram."),
+    "completion": ("completion:completion", "Print the shell's completion script."),
+}
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__)
+class _Verbs(click.Group):
+    """A group that imports a verb's module when it is called: `kubebee --help` imports none."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (click's signature)
+        return list(_VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in _VERBS:
+            return None
+        module, _, name = _VERBS[cmd_name][0].partition(":")
+        command = getattr(importlib.import_module(f"kubebee.cli.{module}"), name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in _VERBS.items()])
+
+
+@click.group(
+    cls=_Verbs,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=EXIT_HELP,
+)
+@click.version_option(__version__, "--version", message="kubebee %(version)s")
+@click.option("-v", "--verbose", is_flag=True, expose_value=False, help="Show tracebacks of errors.")
 def cli() -> None:
-    """Turn manifests into eBPF: programs, load balancing and host firewall."""
+    """Turn manifests into eBPF: programs, load balancing and a host firewall.
 
-
-@cli.command()
-@click.option(
-    "-f", "--file", "directory", type=click.Path(path_type=Path), required=True, help="Folder of manifests."
-)
-@click.option("--bpffs", type=click.Path(path_type=Path), default=Path("/sys/fs/bpf"), show_default=True)
-@click.option(
-    "--cache", type=click.Path(path_type=Path), default=Path("/var/cache/kubebee"), show_default=True
-)
-@click.option("--node", default=lambda: os.uname().nodename, help="Name of this node.")
-@click.option("--cgroup", type=click.Path(path_type=Path), default=None, help="Root for cgroup paths.")
-@click.option("--log", "style", type=click.Choice(["auto", "text", "json"]), default="auto")
-@click.option("-v", "--verbose", is_flag=True)
-def run(
-    directory: Path, bpffs: Path, cache: Path, node: str, cgroup: Path | None, style: str, verbose: bool
-) -> None:
-    """Make this machine's kernel match a folder of manifests."""
-    from kubebee.cli.agent import make_agent
-    from kubebee.planner.declared import Node
-
-    logs.set_up(verbose, style)
-
-    async def main_loop() -> None:
-        labels = {"kubernetes.io/hostname": node}
-        agent = make_agent(directory, bpffs, cache, Node(node, labels), cgroup)
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, agent.stop)
-        await agent.run()
-
-    asyncio.run(main_loop())
+    \b
+    Examples:
+      kubebee run -f examples/quickstart
+      kubebee status -f examples/quickstart
+      kubebee verify examples/*.yaml
+      kubebee prog list
+    """  # noqa: D301 (click wants the character)
 
 
 def main() -> None:
-    """Entry point: errors on standard error as what, where, why and what to do."""
+    """Entry point; every error ends as lines on standard error and an exit status."""
     try:
-        cli(standalone_mode=True)
-    except KubebeeError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(1)
+        cli(prog_name="kubebee")
+    except Exception as error:
+        from kubebee.cli import failures
+
+        sys.exit(failures.report(error, verbose=bool({"-v", "--verbose"} & set(sys.argv))))
+
+
+if __name__ == "__main__":
+    main()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kubebee import drops
 from kubebee.bpf.constants import MapType
@@ -110,6 +110,10 @@ class Readings:
     rules: tuple[RuleStats, ...]
     drops: tuple[DropsReading, ...]
     maps: tuple[MapReading, ...]
+
+    def with_maps(self, maps: tuple[MapReading, ...]) -> Readings:
+        """The same with maps of another reading."""
+        return replace(self, maps=maps)
 
 
 def take(loader: Loader, *, count_maps: bool = True) -> Readings:
