@@ -394,7 +394,7 @@ def _forwarding(value: FrontendValue) -> Forwarding:
 
 def _refuse_snat(frontends: Iterable[Frontend]) -> None:
     for frontend in frontends:
-        if frontend.forwarding is Forwarding.SNAT:
+        if frontend.forwarding is Forwarding.SNAT and frontend.backends:
             raise LbModelError(
                 "SNAT needs a source address and this node has none",
                 reason="NoSnatAddress",
