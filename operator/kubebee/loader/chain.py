@@ -25,7 +25,6 @@ from kubebee.render.environment import render_builtin
 ENTRY = "kb_xdp"
 RUN_MAP = "kb_run"
 RUN_VALUE_SIZE = 72  # struct kb_run in templates/include/chain.h
-MAX_STAGES = 32
 
 
 @dataclass(frozen=True, slots=True)

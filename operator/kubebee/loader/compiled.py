@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
+from kubebee.errors import KubebeeError
 from kubebee.loader.facts import FACTS_VERSION, ObjectFacts, read_facts
 from kubebee.loader.unit import CodeObject, Unit
-from kubebee.planner.plan import Bundle, Toolchain
+from kubebee.planner.plan import Bundle, ResourceKey, Toolchain
 from kubebee.toolchain import object as elf_source
 from kubebee.toolchain.compile import ClangToolchain, CompileRequest
 
@@ -37,6 +38,21 @@ class Compiled:
     warnings: tuple[str, ...] = ()
 
 
+class StillCompilingError(KubebeeError):
+    """The compiler is still at work on it."""
+
+    reason = "Compiling"
+
+
+@dataclass
+class _Work:
+    """A unit that is being compiled; `late` once somebody stopped waiting for it."""
+
+    objects: tuple[CodeObject, ...]
+    task: asyncio.Task[tuple[Compiled, ...]]
+    late: bool = False
+
+
 class Compiler:
     """Compiles bundles, two at a time, and remembers the facts of what it made.
 
@@ -45,18 +61,56 @@ class Compiler:
     """
 
     def __init__(self, cache: Path) -> None:
+        self.on_late: Callable[[], None] = lambda: None
+        self._work: dict[ResourceKey, _Work] = {}
         self._clang = ClangToolchain(cache)
         self._facts_directory = cache / "facts"
         self._slots = asyncio.Semaphore(PARALLEL_COMPILES)
         self._facts: dict[str, ObjectFacts] = {}
 
-    async def unit(self, unit: Unit) -> tuple[Compiled, ...]:
+    async def unit(self, unit: Unit, patience: float | None = None) -> tuple[Compiled, ...]:
         """All objects of a unit.
 
+        Args:
+            unit: what to compile; work on an older version of it is given up.
+            patience: seconds to wait. What takes longer goes on, and `on_late` is called when it is done:
+                ask again then.
+
         Raises:
+            StillCompilingError: it takes longer than that.
             CompileError: the compiler refuses a source, or a limit stopped it.
             KubebeeError: an object can't be read.
         """
+        work = self._work.get(unit.key)
+        if work is None or work.objects != unit.objects:
+            self.forget(unit.key)
+            work = self._work[unit.key] = _Work(unit.objects, asyncio.create_task(self._all_of(unit)))
+        done, _ = await asyncio.wait([work.task], timeout=0 if work.late else patience)
+        if not done:
+            if not work.late:
+                work.late = True
+                work.task.add_done_callback(self._late)
+            raise StillCompilingError("the compiler is still at work", where=str(unit.key))
+        if self._work.get(unit.key) is work:
+            del self._work[unit.key]
+        return work.task.result()
+
+    def forget(self, key: ResourceKey) -> None:
+        """Give up work on a unit."""
+        work = self._work.pop(key, None)
+        if work is not None:
+            work.task.cancel()
+
+    def stop(self) -> None:
+        """Give up all work."""
+        for key in list(self._work):
+            self.forget(key)
+
+    def _late(self, task: asyncio.Task[tuple[Compiled, ...]]) -> None:
+        if not task.cancelled():
+            self.on_late()
+
+    async def _all_of(self, unit: Unit) -> tuple[Compiled, ...]:
         return tuple(await asyncio.gather(*(self._object(code) for code in unit.objects)))
 
     async def elf(self, bundle: Bundle) -> tuple[bytes, float, bool, tuple[str, ...]]:
@@ -78,7 +132,13 @@ class Compiler:
         if code.bundle.toolchain is Toolchain.BCC:
             return Compiled(code, b"", ObjectFacts(FACTS_VERSION, {}, (), ()), 0.0, False)
         elf, seconds, cached, warnings = await self.elf(code.bundle)
-        return Compiled(code, elf, self._facts_of(elf), seconds, cached, warnings)
+        try:
+            facts = self._facts_of(elf)
+        except KubebeeError as error:
+            error.where = error.where or code.bundle.filename
+            error.hint = error.hint or "compile it anew: clang -target bpf -O2 -g -c"
+            raise
+        return Compiled(code, elf, facts, seconds, cached, warnings)
 
     def _facts_of(self, elf: bytes) -> ObjectFacts:
         digest = hashlib.sha256(elf).hexdigest()

@@ -49,22 +49,6 @@ class ActiveChain:
     pin: Path
 
 
-def mode_of(modes: frozenset[str]) -> str:
-    """The mode of an interface that its stages agree on: Native or Generic wins over Auto.
-
-    Raises:
-        KubebeeError: one stage insists on Native, another on Generic.
-    """
-    insisted = modes - {"Auto"}
-    if len(insisted) > 1:
-        raise KubebeeError(
-            "one program of this interface asks for mode Native, another for Generic",
-            reason="ModeConflict",
-            hint="an interface has one XDP program; let both ask for the same mode, or for Auto",
-        )
-    return next(iter(insisted), "Auto")
-
-
 class XdpInterfaces:
     """All interfaces of this instance that run a chain."""
 

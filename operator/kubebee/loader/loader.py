@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kubebee.api.v1alpha1.attach import XdpAttach
 from kubebee.errors import KubebeeError
 from kubebee.lb.sync import Unserved
 from kubebee.loader.chain import Chain
@@ -19,8 +20,8 @@ from kubebee.loader.chain import Stage as ChainStage
 from kubebee.loader.compiled import Compiled, Compiler, StillCompilingError, load_hash
 from kubebee.loader.data import LbData, PolicyData, host_addresses, write_live_globals
 from kubebee.loader.failures import describe
-from kubebee.loader.host import Host
-from kubebee.loader.interfaces import XdpInterfaces, mode_of
+from kubebee.loader.host import Host, Selected
+from kubebee.loader.interfaces import XdpInterfaces
 from kubebee.loader.last_good import LastGood
 from kubebee.loader.links import Links
 from kubebee.loader.loaded import Loaded, load_unit, sizes_of
@@ -44,9 +45,15 @@ class UnitState:
     active: Loaded | None = None
     failure: Failure | None = None
     compiling: bool = False
-    missing: tuple[str, ...] = ()
+    no_interface: tuple[str, ...] = ()
+    no_target: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     compile_seconds: float = 0.0
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Places that its resource names and that are not there (yet)."""
+        return tuple(dict.fromkeys((*self.no_interface, *self.no_target)))
 
     @property
     def settled(self) -> bool:
@@ -64,6 +71,21 @@ class _Places:
 
     interfaces: dict[str, int]
     primary: str | None
+
+
+class ModeConflictError(KubebeeError):
+    """Two programs of one interface insist on different XDP modes."""
+
+    reason = "ModeConflict"
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What one interface shall run."""
+
+    ifindex: int
+    mode: str
+    chain: Chain
 
 
 @dataclass
@@ -275,56 +297,74 @@ class Loader:
 
     async def _attach_xdp(self, run: _Pass) -> None:
         chains = await self._loadable_chains(run)
-        for interface, (ifindex, modes, chain) in chains.items():
+        for interface, wanted in chains.items():
             try:
-                program = await self.xdp.program(chain)
-                self.xdp.attach(interface, ifindex, mode_of(modes), chain, program)
+                program = await self.xdp.program(wanted.chain)
+                self.xdp.attach(interface, wanted.ifindex, wanted.mode, wanted.chain, program)
             except KubebeeError as error:
                 failure = describe(error, Stage.ATTACH)
-                for key in {stage.key for stage in chain.stages}:
+                for key in {stage.key for stage in wanted.chain.stages}:
                     self._fail(key, failure, self.states[key].failure)
         for interface in [name for name in self.xdp.active if name not in chains]:
             self.xdp.detach(interface)
         self.xdp.drop_unused()
 
-    async def _loadable_chains(self, run: _Pass) -> dict[str, tuple[int, frozenset[str], Chain]]:
+    async def _loadable_chains(self, run: _Pass) -> dict[str, _Wanted]:
         """The chain of each interface; a stage that makes its chain fail is taken back or left out."""
         while True:
             chains = self._wanted_chains(run)
-            for _, _, chain in chains.values():
+            for wanted in chains.values():
                 try:
-                    await self.xdp.program(chain)
+                    await self.xdp.program(wanted.chain)
                 except KubebeeError as error:
-                    await self._leave_out(chain, error, run)
+                    await self._leave_out(wanted.chain, error, run)
                     break
             else:
                 return chains
 
-    def _wanted_chains(self, run: _Pass) -> dict[str, tuple[int, frozenset[str], Chain]]:
-        stages: dict[str, list[ChainStage]] = {}
-        modes: dict[str, set[str]] = {}
+    def _wanted_chains(self, run: _Pass) -> dict[str, _Wanted]:
+        """What every interface shall run, stages in order."""
+        placed: dict[str, list[tuple[ChainStage, str]]] = {}
         found: dict[str, int] = {}
         for key, loaded in run.versions.items():
             missing: list[str] = []
             for plan in loaded.unit.functions:
-                if plan.attach.type != "XDP":
+                if not isinstance(plan.attach, XdpAttach):
                     continue
-                try:
-                    selected = run.host.select(plan.attach.interfaces)
-                except KubebeeError as error:
-                    self._fail(key, describe(error, Stage.ATTACH))
-                    continue
+                selected = self._select(key, plan.attach, run.host)
                 missing += selected.missing
-                for name, ifindex in selected.found.items():
-                    found[name] = ifindex
-                    here = stages.setdefault(name, [])
-                    if not any((s.key, s.function) == (key, plan.name) for s in here):
-                        here.append(stage_of(loaded, plan))
-                    modes.setdefault(name, set()).add(plan.attach.mode)
-            self.states[key].missing = tuple(dict.fromkeys(missing))
-        return {
-            name: (found[name], frozenset(modes[name]), Chain.of(stages[name])) for name in sorted(stages)
-        }
+                found |= selected.found
+                for name in selected.found:
+                    here = placed.setdefault(name, [])
+                    if not any((s.key, s.function) == (key, plan.name) for s, _ in here):
+                        here.append((stage_of(loaded, plan), plan.attach.mode))
+            self.states[key].no_interface = tuple(missing)
+        wanted = {name: self._agreed(found[name], name, placed[name]) for name in sorted(placed)}
+        return {name: one for name, one in wanted.items() if one.chain.stages}
+
+    def _select(self, key: ResourceKey, attach: XdpAttach, host: Host) -> Selected:
+        try:
+            return host.select(attach.interfaces)
+        except KubebeeError as error:
+            self._fail(key, describe(error, Stage.ATTACH), self.states[key].failure)
+            return Selected({})
+
+    def _agreed(self, ifindex: int, interface: str, placed: list[tuple[ChainStage, str]]) -> _Wanted:
+        """The stages that agree on a mode: an interface has one, and the earlier stage decides."""
+        insisted = "Auto"
+        stages = []
+        for stage, mode in sorted(placed, key=lambda pair: pair[0].order):
+            if mode != "Auto" and insisted not in ("Auto", mode):
+                error = ModeConflictError(
+                    f"asks for mode {mode}, a program before it for {insisted}",
+                    where=interface,
+                    hint="an interface has one mode; let both ask for the same, or for Auto",
+                )
+                self._fail(stage.key, describe(error, Stage.ATTACH), self.states[stage.key].failure)
+                continue
+            insisted = mode if insisted == "Auto" else insisted
+            stages.append(stage)
+        return _Wanted(ifindex, insisted, Chain(tuple(stages)))
 
     async def _leave_out(self, chain: Chain, error: KubebeeError, run: _Pass) -> None:
         """Find the stage to blame for a chain that doesn't load; put its old version in its place."""
@@ -362,7 +402,7 @@ class Loader:
     def _attach_rest(self, key: ResourceKey, run: _Pass) -> None:
         state = self.states[key]
         outcome = self.links.apply(run.versions[key], run.host)
-        state.missing = tuple(dict.fromkeys((*state.missing, *outcome.missing)))
+        state.no_target = outcome.missing
         if outcome.failures and (state.failure is None or key in run.fresh):
             self._fail(key, describe(outcome.failures[0], Stage.ATTACH), state.failure)
             self._take_back(key, run)

@@ -14,7 +14,14 @@ import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import TimeoutError as FutureTimeoutError
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, Info, start_http_server
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    Info,
+    disable_created_metrics,
+    start_http_server,
+)
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -44,6 +51,7 @@ class Metrics:
     """
 
     def __init__(self, loader: Loader, loop: asyncio.AbstractEventLoop) -> None:
+        disable_created_metrics()  # twice the series, and nothing that a rate needs
         self.registry = CollectorRegistry()
         Info("kubebee_build", "Version of kubebee.", registry=self.registry).info({"version": __version__})
         self._passes = Histogram(

@@ -16,7 +16,7 @@ from kubebee.bpf.map import Map
 from kubebee.lb import stats as lb_stats
 from kubebee.lb.stats import FrontendStats
 from kubebee.loader.chain import RUN_VALUE_SIZE
-from kubebee.loader.loaded import Loaded
+from kubebee.loader.loaded import SHARED_MAPS, Loaded
 from kubebee.loader.loader import XDP_VERDICTS, Loader
 from kubebee.planner.plan import FunctionPlan, ResourceKey
 from kubebee.policy import stats as policy_stats
@@ -31,7 +31,7 @@ _KEY_0 = bytes(4)
 _COUNTED = frozenset(
     {MapType.HASH, MapType.PERCPU_HASH, MapType.LRU_HASH, MapType.LRU_PERCPU_HASH, MapType.LPM_TRIE}
 )
-COUNT_LIMIT = 16_384
+COUNT_LIMIT = 65_536
 """A map of more entries is not counted: there is no count to ask for, so all entries must be read."""
 MAX_FRONTENDS = 1_000
 """With more frontends their counters are not read: each backend costs a look-up."""
@@ -73,7 +73,7 @@ class DropsReading:
 
 @dataclass(frozen=True, slots=True)
 class MapReading:
-    """Size of a map; `entries` is None where counting would cost too much or means nothing (arrays)."""
+    """Fill of a hash or LPM map; `entries` is None if it has room for more than `COUNT_LIMIT`."""
 
     key: ResourceKey
     name: str
@@ -215,14 +215,13 @@ def _rules(loader: Loader) -> Iterator[RuleStats]:
 def _maps(loaded: list[tuple[ResourceKey, Loaded]]) -> Iterator[MapReading]:
     for key, version in loaded:
         for name, bpf_map in sorted(version.maps.items()):
-            if not name.startswith("."):  # data sections are one entry, always full
-                info = bpf_map.info
-                yield MapReading(key, name, _count(bpf_map), info.max_entries)
+            info = bpf_map.info
+            if info.type in _COUNTED and SHARED_MAPS.get(name, key) == key:
+                yield MapReading(key, name, _count(bpf_map, info.max_entries), info.max_entries)
 
 
-def _count(bpf_map: Map) -> int | None:
-    info = bpf_map.info
-    if info.type not in _COUNTED or info.max_entries > COUNT_LIMIT:
+def _count(bpf_map: Map, room: int) -> int | None:
+    if room > COUNT_LIMIT:
         return None
     # A map that changes under the walk may send it back to the start: a full map ends it.
-    return sum(1 for _ in itertools.islice(bpf_map.items(), info.max_entries))
+    return sum(1 for _ in itertools.islice(bpf_map.items(), room))
