@@ -108,6 +108,7 @@ class Agent:
         self.pass_seconds = 0.0
         self._on_report = on_report
         self._wake = asyncio.Event()
+        loader.when_compiled(self._wake.set)
         self._stopping = False
         self._retries = 0
 
