@@ -237,5 +237,5 @@ def test_of_two_that_claim_one_frontend_the_younger_is_refused_by_name(lab: Lab,
     assert (status.reason, "ServiceLB/shop" in status.message) == ("DuplicateFrontend", True)
     assert set(answers(lab, 5)) == {"backend1"}
     running.delete("servicelb-shop.yaml")
-    running.wait_ready("ServiceLB", "thief")
+    running.wait("ServiceLB", "thief", lambda s: s.ready)
     assert set(answers(lab, 5)) == {"backend2"}

@@ -122,6 +122,7 @@ class Agent:
         watches = [
             asyncio.create_task(self._watch_directory()),
             asyncio.create_task(self._watch_interfaces()),
+            asyncio.create_task(self.loader.lb_upkeep.run()),
         ]
         try:
             await asyncio.sleep(0)  # the watches listen before the first look: no edit falls between the two

@@ -172,6 +172,8 @@ class Loader:
         await self._attach_xdp(run)
         for key in removed:
             self._remove(key)
+        if not any(key.kind == "ServiceLB" for key in self.states):
+            self.lb_upkeep.rest()
         self._settle(run)
         self._collect_garbage()
         return self.report()
@@ -425,7 +427,6 @@ class Loader:
         self._last_good.forget(key)
         if key.kind == "ServiceLB":
             self.lb = LbData()
-            self.lb_upkeep.rest()
         elif key.kind == "HostPolicy":
             self.policies.pop(key, None)
         self._tell(key, "Removed", f"{self._node}: detached and unloaded")

@@ -151,15 +151,6 @@ class Neighbours:
         """After an error: let the next `take_news` look at everything anew."""
         self._doubt = True
 
-    def release(self) -> None:
-        """Let the neighbours age like any other again.
-
-        Raises:
-            BpfError: netlink failed.
-        """
-        self._behind.clear()
-        self._give_up_unwanted()
-
     def close(self) -> None:
         """Stop listening; written hops and kept neighbours stay for the datapath, which goes on running."""
         self.events.close()

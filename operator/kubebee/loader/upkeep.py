@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 
 from kubebee.bpf.map import Map
+from kubebee.bpf.neighbours import our_neighbours, stop_keeping
 from kubebee.errors import KubebeeError
 from kubebee.lb.gc import GcReport, collect
 from kubebee.lb.layout import NextHop
@@ -40,6 +41,7 @@ class LbUpkeep:
         self._state: LbState | None = None
         self._frontends: tuple[Frontend, ...] = ()
         self._neighbours: Neighbours | None = None
+        self._resting = False
         self._wake = asyncio.Event()
 
     def follow(self, maps: Mapping[str, Map], state: LbState, frontends: tuple[Frontend, ...]) -> None:
@@ -50,6 +52,7 @@ class LbUpkeep:
         """
         if state is not self._state:
             self.rest()
+        self._resting = False
         changed = frontends is not self._frontends
         self._maps, self._state = maps, state
         if self._neighbours is None:
@@ -62,13 +65,15 @@ class LbUpkeep:
             self._wake.set()
 
     def rest(self) -> None:
-        """There is no load balancer any more: let its neighbours go, and listen no longer."""
-        if self._neighbours is not None:
-            try:
-                self._neighbours.release()
-            except KubebeeError as error:  # they stay resolved, and a later run gives them up
-                log.warning("load balancer's upkeep: %s", error)
+        """There is no load balancer: let its neighbours go, those of an earlier run too, and don't listen."""
+        if self._resting:
+            return
+        self._resting = True
         self.stop()
+        try:
+            stop_keeping(list(our_neighbours()))
+        except KubebeeError as error:  # they stay resolved, and a later run gives them up
+            log.warning("load balancer's upkeep: %s", error)
 
     def stop(self) -> None:
         """This process ends, and the datapath goes on with what it has."""
