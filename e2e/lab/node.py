@@ -96,6 +96,11 @@ class Node:
         enter = ["nsenter", f"--net={self.network.path}", f"--mount=/proc/{self._keeper.pid}/ns/mnt"]
         return [*enter, "--", "sh", "-c", _JOIN, str(self._root), *argv]
 
+    @property
+    def files(self) -> Path:
+        """The node's file tree, its mounts included, as others can open it."""
+        return Path(f"/proc/{self._keeper.pid}/root")
+
     def close(self) -> None:
         """Kill what runs on the node; its mounts and, with them, pins and links go."""
         remove_cgroup(self.cgroup)
