@@ -331,3 +331,15 @@ def slots(running: Running) -> int:
     """Rows of the slot map that the node's XDP programs use."""
     maps = running.bpftool("map", "show")
     return max(int(m["max_entries"]) for m in maps if m.get("name") == "kb_lb_slots")
+
+
+def test_the_node_itself_has_a_status(lab: Lab, running: Running) -> None:
+    running.apply(program("packets", counter(), XDP))
+    running.wait_ready("BpfProgram", "packets")
+    status = running.wait(
+        "BpfNode", "node1", lambda s: s.status.get("programs") and s.status.get("features")
+    ).status
+    (entry,) = status["programs"]
+    assert (entry["resource"], entry["stage"], entry["points"]) == ("packets", "Running", ["eth0"])
+    assert entry["wantedHash"] == entry["runningHash"]
+    assert {f["name"] for f in status["features"] if f.get("available")} >= {"tcx"}

@@ -15,6 +15,7 @@ from kubebee.api.v1alpha1.bpfprogram import TemplateSource
 from kubebee.api.v1alpha1.common import API_VERSION
 from kubebee.api.v1alpha1.status import CommonStatus
 from kubebee.bpf.iface import LinkWatcher, interfaces, primary_interface
+from kubebee.cli.node_board import NodeBoard
 from kubebee.errors import KubebeeError
 from kubebee.loader.host import Host, find_cgroup2
 from kubebee.loader.loader import Loader
@@ -89,14 +90,18 @@ class StatusBoard:
 
 
 class Agent:
-    """Makes the kernel match a directory of manifests until it is stopped."""
+    """Makes the kernel match a directory of manifests until it is stopped.
+
+    Attributes:
+        on_report: called after each pass; `pass_seconds` then says how long it took.
+        on_refusal: called once for each manifest or resource that can't be acted on.
+    """
 
     def __init__(
         self,
         store: DirectoryStore,
         loader: Loader,
         node: Node,
-        on_report: Callable[[NodeReport], None] | None = None,
     ) -> None:
         self.store = store
         self.loader = loader
@@ -104,9 +109,13 @@ class Agent:
         self.planner = Planner(Datapaths())
         self.board = StatusBoard()
         self.events = EventLog(store.state.load_events(), now)
+        self.node_board = NodeBoard()
+        self._node_key = ResourceKey("BpfNode", node.name)
+        self._last_report: NodeReport | None = None
         self.planned: Planned | None = None
         self.pass_seconds = 0.0
-        self._on_report = on_report
+        self.on_report: Callable[[NodeReport], None] | None = None
+        self.on_refusal: Callable[[KubebeeError], None] | None = None
         self._wake = asyncio.Event()
         loader.when_compiled(self._wake.set)
         self._stopping = False
@@ -150,6 +159,10 @@ class Agent:
         self._stopping = True
         self._wake.set()
 
+    def rescan(self) -> None:
+        """Make a pass now, whether or not anything is known to have changed."""
+        self._wake.set()
+
     async def reconcile(self) -> NodeReport:
         """One pass: read, plan, apply, report."""
         start = time.perf_counter()
@@ -175,6 +188,8 @@ class Agent:
 
     async def _look_after(self) -> None:
         self._flush()
+        if await self.node_board.look():
+            self._publish_node()
         repaired = await self.loader.check()
         unsettled = any(not state.settled for state in self.loader.states.values())
         if repaired is not None:
@@ -225,10 +240,16 @@ class Agent:
         for rejected in snapshot.rejected:
             if rejected.key is None:
                 self._tell_once(ResourceKey("Manifest", rejected.error.where), rejected.error)
-        self._forget_gone({d.key for d in snapshot.resources} | set(named))
+        self._last_report = report
+        self._publish_node()
+        self._forget_gone({self._node_key} | {d.key for d in snapshot.resources} | set(named))
         self._flush()
-        if self._on_report is not None:
-            self._on_report(report)
+        if self.on_report is not None:
+            self.on_report(report)
+
+    def _publish_node(self) -> None:
+        if self._last_report is not None:
+            self.board.set(self._node_key, 0, self.node_board.update(self._last_report, now()))
 
     def _set_status(self, declared: Declared, planned: Planned, unit: UnitReport | None) -> None:
         key, previous = declared.key, self._previous(declared.key)
@@ -261,6 +282,8 @@ class Agent:
             (e.kind, e.name, e.message) == (key.kind, key.name, message) for e in self.events.records[-50:]
         ):
             self._tell((Happening(key, True, error.reason, message),))
+            if self.on_refusal is not None:
+                self.on_refusal(error)
 
     def _tell(self, happenings: tuple[Happening, ...]) -> None:
         self.events.add(happenings)

@@ -39,7 +39,7 @@ def refused_status(
         observed_generation=generation,
         conditions=_conditions(False, error.reason, message, True, generation, previous, now),
         nodes=NodeCounts(desired=len(reports), failed=len(reports), summary=f"0/{len(reports)}"),
-        failures=tuple(_failure(node, failure) for node, _ in reports[:MAX_FAILURES]),
+        failures=tuple(node_failure(node, failure) for node, _ in reports[:MAX_FAILURES]),
         attachments=_attachments(reports),
     )
 
@@ -88,8 +88,20 @@ def status_of(
         observed_generation=generation,
         conditions=conditions,
         nodes=counts,
-        failures=tuple(_failure(node, failure) for node, failure in failed[:MAX_FAILURES]),
+        failures=tuple(node_failure(node, failure) for node, failure in failed[:MAX_FAILURES]),
         attachments=_attachments(known),
+    )
+
+
+def summary_status(units: int, failed: int, previous: CommonStatus | None, now: str) -> CommonStatus:
+    """Status of a node as a whole: ready when nothing on it fails."""
+    reason = "Running" if not failed else "UnitsFailed"
+    message = f"{units - failed} of {units} units run" if units else "nothing to run"
+    return CommonStatus(
+        conditions=_conditions(not failed, reason, message, False, 0, previous, now),
+        nodes=NodeCounts(
+            desired=1, ready=int(not failed), failed=int(bool(failed)), summary=f"{int(not failed)}/1"
+        ),
     )
 
 
@@ -142,7 +154,8 @@ def _conditions(
     return tuple(conditions)
 
 
-def _failure(node: str, failure: Failure) -> NodeFailure:
+def node_failure(node: str, failure: Failure) -> NodeFailure:
+    """A failure as the API has it: bounded, the log from its end."""
     return NodeFailure(
         node=node,
         stage=failure.stage.value,

@@ -1,0 +1,62 @@
+"""What the agent publishes of its node as a whole: looked at rarely, in a thread, as /proc is walked for it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from dataclasses import dataclass, field
+
+from kubebee.api.v1alpha1.bpfnode import BpfNodeStatus, Feature, ForeignProgram
+from kubebee.bpf import features, inventory
+from kubebee.planner.node_status import node_status
+from kubebee.planner.report import NodeReport
+
+LOOK_SECONDS = 30.0
+
+
+@dataclass
+class NodeBoard:
+    """The node's status, and when others' programs were last looked at."""
+
+    status: BpfNodeStatus | None = None
+    features: tuple[Feature, ...] = ()
+    foreign: tuple[ForeignProgram, ...] = ()
+    looked_at: float = field(default=-LOOK_SECONDS)
+    kernel: str = field(default_factory=lambda: os.uname().release)
+
+    async def look(self) -> bool:
+        """Look at the kernel and all its programs if the last look is long ago; returns whether it did."""
+        if time.monotonic() - self.looked_at < LOOK_SECONDS:
+            return False
+        self.looked_at = time.monotonic()
+        self.features = self.features or await asyncio.to_thread(kernel_features)
+        self.foreign = await asyncio.to_thread(foreign_programs)
+        return True
+
+    def update(self, report: NodeReport, now: str) -> BpfNodeStatus:
+        """The node's status after a pass or a look."""
+        self.status = node_status(report, self.kernel, self.features, self.foreign, self.status, now)
+        return self.status
+
+
+def kernel_features() -> tuple[Feature, ...]:
+    """What this kernel has."""
+    return tuple(
+        Feature(name=one.name, available=one.available, detail=one.why[:253]) for one in features.features()
+    )
+
+
+def foreign_programs() -> tuple[ForeignProgram, ...]:
+    """Programs of this machine that kubebee did not load."""
+    return tuple(
+        ForeignProgram(
+            id=record.id,
+            name=record.name,
+            type=record.type.name,
+            point=", ".join(f"{p.hook} {p.target}".strip() for p in record.attach_points)[:253],
+            owner=record.owner,
+        )
+        for record in inventory.programs()
+        if record.owner != "kubebee"
+    )
