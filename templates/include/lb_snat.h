@@ -42,7 +42,7 @@ static __always_inline bool lb_flow_over(const struct kb_lb_flow *flow)
 /*
  * Rewrites to `to`, sends by `hop`; `error` is what the search for the hop returned. What the kernel shall
  * forward has a source of this node's own, so it takes it only with accept_local: user space therefore
- * keeps next hops resolved (kubebee/lb/neighbours.py), and this is the way out for the moments between.
+ * keeps next hops resolved (kubebee/loader/neighbours.py), and this is the way out for the moments between.
  */
 static __always_inline int lb_forward(struct xdp_md *ctx, const struct kb_packet *packet,
 				      const struct lb_tuple *to, const struct lb_hop *hop, int error)

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from kubebee.bpf import attach
+from kubebee.bpf.neighbours import NeighbourKey, keep_resolved, stop_keeping
+from kubebee.bpf.routes import lookup_routes
 from kubebee.lb import stats
 from kubebee.lb.model import Forwarding, LbConfig, Protocol, merge, parse_ipv4
-from kubebee.lb.neighbours import Neighbours
 from lab import BACKENDS, NODE, VIP, Lab, http_get, is_denied, tcp_connect, udp_ask
 from lab.netns import inside
 from lab.traffic import http_ask
@@ -35,10 +36,14 @@ def lb(lab: Lab) -> Iterator[Balancer]:
                 link = attach.attach_xdp(loaded.program.fd, network.ifindex(name), "native")
             stack.callback(link.close)
         with inside(network):
-            unreachable = Neighbours().keep([parse_ipv4(ONE), parse_ipv4(TWO)])
-        assert not unreachable
+            assert not keep_resolved(neighbours())
         wait_until(lambda: resolved(lab) >= {ONE, TWO})
         yield loaded
+
+
+def neighbours() -> list[NeighbourKey]:
+    routes = lookup_routes([parse_ipv4(ONE), parse_ipv4(TWO)])
+    return [NeighbourKey(route.ifindex, route.neighbour) for route in routes if route]
 
 
 def resolved(lab: Lab) -> set[str]:
@@ -109,19 +114,17 @@ def test_flows_end_with_their_connections(lab: Lab, lb: Balancer) -> None:
     assert lb.flows() == (0, 0)
 
 
-def test_next_hops_of_backends_are_kept_resolved_until_the_backends_leave(lab: Lab) -> None:
-    addresses = [parse_ipv4(ONE), parse_ipv4(TWO)]
-    neighbours = Neighbours()
+def test_neighbours_are_kept_resolved_until_they_are_given_up(lab: Lab) -> None:
     with inside(lab.node.network):
-        assert neighbours.keep(addresses) == frozenset()
+        one, two = neighbours()
+        assert keep_resolved([one, two]) == {}
         wait_until(lambda: resolved(lab) >= {ONE, TWO})
-        assert lab.node.network.ip("neigh", "show", ONE).count("managed") == 1
-        neighbours.keep(addresses[:1])
-    assert TWO not in resolved(lab)
+        stop_keeping([two])
+    assert "managed" in lab.node.network.ip("neigh", "show", ONE)
+    assert "managed" not in lab.node.network.ip("neigh", "show", TWO)
 
 
-def test_a_backend_without_a_way_to_it_is_named(lab: Lab) -> None:
-    local = parse_ipv4(NODE)
+def test_the_node_itself_and_what_no_route_leads_to_have_no_next_hop(lab: Lab) -> None:
     lab.node.network.ip("route", "add", "unreachable", "10.66.0.0/24")
     with inside(lab.node.network):
-        assert Neighbours().keep([local, parse_ipv4("10.66.0.1")]) == {local, parse_ipv4("10.66.0.1")}
+        assert lookup_routes([parse_ipv4(NODE), parse_ipv4("10.66.0.1")]) == [None, None]
