@@ -132,8 +132,10 @@ class LbUpkeep:
             wait = max(0.0, due - time.monotonic())
             if neighbours.undecided:
                 wait = min(wait, RETRY_SECONDS)
+            # Not wait_for: before Python 3.12 it may swallow a cancellation, and then nothing ends this task.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), wait)
+                async with asyncio.timeout(wait):
+                    await self._wake.wait()
 
     @contextlib.contextmanager
     def _listening(self) -> Iterator[None]:
