@@ -86,20 +86,23 @@ class Links:
         host: Host,
         pinned: LinkPin | None,
     ) -> None:
-        active = self.active.get(place) or self._adopt(place, plan.attach, target, pinned)
-        if active is not None and not _alive(active):
+        before = self.active.get(place) or self._adopt(place, plan.attach, target, pinned)
+        if before is not None and not _alive(before):
             self._drop(place)
-            active = None
+            before = None
         if plan.attach.type == "StructOps":
-            active = self._place_struct_ops(place, plan, target, loaded, active)
+            active = self._place_struct_ops(place, plan, target, loaded, before)
         else:
-            active = self._place_program(place, plan, target, loaded, host, active)
+            active = self._place_program(plan, target, loaded, host, before)
         self.active[place] = active
         self._name_pin(place, active, loaded)
+        if before is not None and before is not active:
+            if before.pin.name and before.pin != active.pin:
+                before.pin.unlink(missing_ok=True)
+            before.link.close()  # only now: whenever we are killed, one of the two is pinned
 
     def _place_program(
         self,
-        place: _Place,
         plan: FunctionPlan,
         target: Target,
         loaded: Loaded,
@@ -114,8 +117,6 @@ class Links:
             active.prog_id = active.link.info.prog_id
         if active is None or active.prog_id != prog_id:
             link = driver.attach(program.fd, plan.attach, target, host)
-            if active is not None:
-                self._drop(place)  # only now, so that no event falls between the two
             info = link.info
             mode = "TCX" if plan.attach.type == "TC" else ""
             active = ActiveLink(
