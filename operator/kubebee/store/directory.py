@@ -222,7 +222,7 @@ class DirectoryStore:
             interesting = Mask.CLOSE_WRITE | Mask.MOVED_TO | Mask.MOVED_FROM | Mask.DELETE | Mask.ONLYDIR
             inotify.add_watch(self.directory, interesting)
             async for event in inotify:
-                if event.name is None or not str(event.name).startswith(".kubebee"):
+                if event.name is None or not str(event.name).startswith("."):  # those are not read
                     yield
 
 
