@@ -51,7 +51,7 @@ class Metrics:
     """
 
     def __init__(self, loader: Loader, loop: asyncio.AbstractEventLoop) -> None:
-        disable_created_metrics()  # twice the series, and nothing that a rate needs
+        disable_created_metrics()  # type: ignore[no-untyped-call] # twice the series for nothing that a rate needs
         self.registry = CollectorRegistry()
         Info("kubebee_build", "Version of kubebee.", registry=self.registry).info({"version": __version__})
         self._passes = Histogram(
