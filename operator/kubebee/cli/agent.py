@@ -44,6 +44,11 @@ def now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def precise_now() -> str:
+    """The time with microseconds, RFC 3339."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
 def host_view(cgroup_root: Path | None = None) -> Callable[[], Host]:
     """A function that looks at this machine's interfaces anew each time."""
     root = cgroup_root or find_cgroup2()
@@ -337,4 +342,4 @@ def make_agent(
 ) -> Agent:
     """Wire up an agent; nothing is touched before `run`."""
     loader = Loader(PinRoot(bpffs), cache, node.name, host_view(cgroup_root))
-    return Agent(DirectoryStore(directory, now), loader, node)
+    return Agent(DirectoryStore(directory, precise_now), loader, node)

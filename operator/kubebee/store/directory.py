@@ -71,7 +71,7 @@ class DirectoryStore:
 
     Args:
         directory: the folder; files `*.yaml`, `*.yml` and `*.json` in it are read, not its sub-folders.
-        now: the clock, RFC 3339 text.
+        now: the clock, RFC 3339 text with fractions: of two claims on one thing the older wins.
     """
 
     def __init__(self, directory: Path, now: Callable[[], str]) -> None:
