@@ -82,7 +82,22 @@ class LbState:
 
     @classmethod
     def adopt(cls, maps: Mapping[str, Map]) -> LbState:
-        """Read the state from maps, new ones or those an earlier loader wrote."""
+        """Read the state from maps, new ones or an earlier loader's, and end what it left half done."""
+        state, orphans = cls._read(maps)
+        writer = TableWriter(maps)
+        for number, value in orphans:
+            state._retire(writer, number, value)
+        writer.flush()
+        return state
+
+    @classmethod
+    def observe(cls, maps: Mapping[str, Map]) -> LbState:
+        """The state as the maps' writer has it, to look at only: nothing is written."""
+        return cls._read(maps)[0]
+
+    @classmethod
+    def _read(cls, maps: Mapping[str, Map]) -> tuple[LbState, list[tuple[int, BackendValue]]]:
+        """The state, and backends without a frontend: it went, or its first write was cut short."""
         frontends = min(maps["kb_lb_fe"].info.max_entries, maps["kb_lb_fe_stat"].info.max_entries)
         backends = min(maps["kb_lb_be"].info.max_entries, maps["kb_lb_be_stat"].info.max_entries)
         state = cls(frontends, maps["kb_lb_slots"].info.max_entries, backends)
@@ -90,12 +105,7 @@ class LbState:
         state._config = maps["kb_lb_cfg"].lookup(layout.u32(0)) or b""
         by_frontend = state._adopt_backends(maps["kb_lb_be"])
         state._adopt_frontends(maps["kb_lb_fe"], by_frontend)
-        writer = TableWriter(maps)
-        for members in by_frontend.values():  # their frontend went, or its first write was cut short
-            for number, value in members:
-                state._retire(writer, number, value)
-        writer.flush()
-        return state
+        return state, [member for members in by_frontend.values() for member in members]
 
     def _adopt_backends(self, backends: Map) -> defaultdict[int, list[tuple[int, BackendValue]]]:
         by_frontend: defaultdict[int, list[tuple[int, BackendValue]]] = defaultdict(list)

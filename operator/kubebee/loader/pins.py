@@ -147,10 +147,11 @@ class PinRoot:
 
     def maps_of(self, key: ResourceKey) -> dict[str, list[Path]]:
         """Pins of a unit's maps by map name, all schemas."""
-        found: dict[str, list[Path]] = {}
-        for path in sorted(self._in("m", key).glob("*")):
-            found.setdefault(unquote(path.name.partition("@")[0]), []).append(path)
-        return found
+        return _by_name(self._in("m", key))
+
+    def programs_of(self, key: ResourceKey) -> dict[str, list[Path]]:
+        """Pins of a unit's programs by function, all versions."""
+        return _by_name(self._in("p", key))
 
     def remove_empty(self) -> None:
         """Remove directories of units that have nothing pinned any more."""
@@ -169,6 +170,13 @@ class PinRoot:
                 directory.rmdir()
         if self.root.is_dir():
             self.root.rmdir()
+
+
+def _by_name(directory: Path) -> dict[str, list[Path]]:
+    found: dict[str, list[Path]] = {}
+    for path in sorted(directory.glob("*")):
+        found.setdefault(unquote(path.name.partition("@")[0]), []).append(path)
+    return found
 
 
 def _decoded(paths: Iterable[Path]) -> Iterator[LinkPin]:

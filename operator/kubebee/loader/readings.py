@@ -13,12 +13,13 @@ from dataclasses import dataclass, replace
 from kubebee import drops
 from kubebee.bpf.constants import MapType
 from kubebee.bpf.map import Map
+from kubebee.bpf.program import ProgInfo
 from kubebee.lb import stats as lb_stats
 from kubebee.lb.stats import FrontendStats
 from kubebee.loader.chain import RUN_VALUE_SIZE
 from kubebee.loader.loaded import SHARED_MAPS, Loaded
 from kubebee.loader.loader import XDP_VERDICTS, Loader
-from kubebee.planner.plan import FunctionPlan, ResourceKey
+from kubebee.planner.plan import ResourceKey
 from kubebee.policy import stats as policy_stats
 from kubebee.policy.stats import RuleStats
 
@@ -166,22 +167,29 @@ def _functions(loader: Loader, key: ResourceKey, version: Loaded) -> Iterator[Fu
     for name, plan in plans.items():
         points = tuple(_points(loader, key, name))
         if name in version.programs:
-            info = version.programs[name].info
-            mean = info.run_time_ns / info.run_cnt if info.run_cnt else None
-            yield FunctionReading(key, name, plan.attach.type, points, info.run_cnt, mean, {})
+            yield of_program(key, name, plan.attach.type, points, version.programs[name].info)
         elif name in version.run_maps:
-            yield _stage_reading(key, plan, points, version.run_maps[name])
+            yield of_stage(key, name, plan.attach.type, points, version.run_maps[name])
 
 
-def _stage_reading(
-    key: ResourceKey, plan: FunctionPlan, points: tuple[str, ...], run_map: Map
+def of_program(
+    key: ResourceKey, function: str, type_: str, points: tuple[str, ...], info: ProgInfo
 ) -> FunctionReading:
+    """What the kernel counted of a program."""
+    mean = info.run_time_ns / info.run_cnt if info.run_cnt else None
+    return FunctionReading(key, function, type_, points, info.run_cnt, mean, {})
+
+
+def of_stage(
+    key: ResourceKey, function: str, type_: str, points: tuple[str, ...], run_map: Map
+) -> FunctionReading:
+    """What the dispatcher counted of a stage, see templates/include/chain.h."""
     per_cpu = [_RUN.unpack(value) for value in run_map.lookup_percpu(_KEY_0)]
     runs, timed, nanoseconds, *verdicts = (sum(column) for column in zip(*per_cpu, strict=True))
     return FunctionReading(
         key=key,
-        function=plan.name,
-        type=plan.attach.type,
+        function=function,
+        type=type_,
         points=points,
         runs=runs,
         mean_ns=nanoseconds / timed if timed else None,
