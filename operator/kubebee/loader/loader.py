@@ -7,6 +7,7 @@ new version fails keeps its old one.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ from kubebee.loader.interfaces import XdpInterfaces
 from kubebee.loader.last_good import LastGood
 from kubebee.loader.links import Links
 from kubebee.loader.loaded import Loaded, load_unit, sizes_of
-from kubebee.loader.pins import PinRoot, unit_directory
+from kubebee.loader.pins import PinError, PinRoot, unit_directory
 from kubebee.loader.unit import Rank, Unit, units_of
 from kubebee.loader.upkeep import LbUpkeep
 from kubebee.planner.plan import FunctionPlan, LbUnit, NodePlan, PolicyUnit, ResourceKey
@@ -114,6 +115,7 @@ class Loader:
         self._compiler = Compiler(cache)
         self._last_good = LastGood(cache / "running")
         self._lock: int | None = None
+        self._unmounted = False
         self.links = Links(pins)
         self.xdp = XdpInterfaces(pins, self._compiler)
         self.lb = LbData()
@@ -152,6 +154,13 @@ class Loader:
     async def apply(self, plan: NodePlan) -> NodeReport:
         """Make the kernel match `plan`; a failure of one unit disturbs no other."""
         self._plan = plan
+        try:
+            self._take_back_bpffs()
+        except PinError as error:
+            self._unmounted = True
+            for key, state in self.states.items():
+                self._fail(key, describe(error, Stage.ATTACH), state.failure)
+            return self.report()
         units = {unit.key: unit for unit in units_of(plan)}
         host = self._host()
         places = _Places(dict(host.interfaces), host.primary())
@@ -211,7 +220,7 @@ class Loader:
                 run.versions[key] = state.active
             return
         except Exception as error:
-            self._fail(key, describe(error, Stage.VERIFY), previous)
+            self._fail(key, describe(error, Stage.VERIFY, state.wanted), previous)
             fallback = state.active or await self._load_last_good(key)
             if fallback is not None:
                 run.versions[key] = fallback
@@ -371,8 +380,9 @@ class Loader:
     async def _leave_out(self, chain: Chain, error: KubebeeError, run: _Pass) -> None:
         """Find the stage to blame for a chain that doesn't load; put its old version in its place."""
         culprit, why = await self._culprit(chain, error, run)
-        self._fail(culprit.key, describe(why, Stage.VERIFY), self.states[culprit.key].failure)
         failed = run.versions.pop(culprit.key)
+        failure = describe(why, Stage.VERIFY, failed.unit, culprit.function)
+        self._fail(culprit.key, failure, self.states[culprit.key].failure)
         run.fresh.discard(culprit.key)
         active = self.states[culprit.key].active
         if active is None:
@@ -458,7 +468,7 @@ class Loader:
         for key, state in self.states.items():
             if state.active is not None:
                 used |= state.active.map_pins | state.active.program_pins
-            else:
+            elif not state.settled or self._last_good.load(key) is not None:
                 kept.add(unit_directory(key))  # not known yet what of it is still wanted
         for pin in self._pins.all_pins():
             if pin not in used and pin.parent.name not in kept:
@@ -491,9 +501,25 @@ class Loader:
                 text = f"{self._node}: XDP of {active.interface} was detached by somebody"
                 self._tell(key, "Reattached", text, warning=True)
         if lost_pins and not lost_links and not lost_chains:
-            self._repin()
+            with contextlib.suppress(PinError):  # said by apply
+                self._repin()
         self._places = None  # attach everything anew that isn't
         return await self.apply(self._plan)
+
+    def _take_back_bpffs(self) -> None:
+        """Make sure of the bpf file system; one that was unmounted and is back gets lock and pins again.
+
+        Raises:
+            PinError: it is not mounted, or another process has taken the instance meanwhile.
+        """
+        self._pins.prepare()
+        if self._unmounted:
+            lock = self._pins.lock()
+            if self._lock is not None:
+                os.close(self._lock)
+            self._lock = lock
+            self._repin()
+            self._unmounted = False
 
     def _repin(self) -> None:
         """Pins were removed while the programs run on: pin everything again."""

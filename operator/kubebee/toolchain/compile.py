@@ -117,7 +117,9 @@ class ClangToolchain:
             outcome = await sandbox.run(job)
         except SandboxError as error:
             where = error.where or request.filename
-            raise CompileError(error.message, reason=error.reason, where=where, hint=error.hint) from error
+            raise CompileError(
+                error.message, reason=error.reason, where=where, hint=error.hint, may_pass=error.may_pass
+            ) from error
         log = _bounded(outcome.stderr.decode(errors="replace"))
         if outcome.returncode:
             raise compile_error(log, request.filename, request.line_map)

@@ -112,7 +112,7 @@ async def _collect(process: asyncio.subprocess.Process, job: Job) -> tuple[bytes
                 process.wait(),
             )
     except TimeoutError:
-        raise _timeout(job, f"{limits.wall_seconds:g} s") from None
+        raise _timeout(job, f"{limits.wall_seconds:g} s", may_pass=True) from None
     if len(stdout) > limits.output_bytes:
         raise SandboxError(
             f"{_name(job)} made more than {limits.output_bytes >> 20} MiB of output",
@@ -216,11 +216,12 @@ def _name(job: Job) -> str:
     return Path(job.argv[0]).name
 
 
-def _timeout(job: Job, limit: str) -> SandboxError:
+def _timeout(job: Job, limit: str, *, may_pass: bool = False) -> SandboxError:
     return SandboxError(
         f"{_name(job)} was stopped at its limit of {limit}",
         reason="CompileTimeout",
         hint="look for macros that expand into each other or very large generated code",
+        may_pass=may_pass,
     )
 
 
