@@ -82,7 +82,8 @@ def balancer(name: str, address: str = VIP, port: int = 80, backend: str = "10.2
     """A ServiceLB of one frontend with one backend."""
     backends = [{"address": backend, "port": 8080}]
     frontend = {"name": "web", "address": address, "port": port, "protocol": "TCP", "backends": backends}
-    return resource("ServiceLB", name, {"interfaces": {"all": True}, "frontends": [frontend]})
+    interfaces = {"names": ["eth0", "eth1", "eth2"]}
+    return resource("ServiceLB", name, {"interfaces": interfaces, "frontends": [frontend]})
 
 
 def policy(name: str, action: str, cidr: str = "10.1.0.0/24", port: str = "8080", **spec: object) -> Manifest:
@@ -183,9 +184,17 @@ class Site:
 
         status = self.running.wait(kind, name, said, f"{kind}/{name} {reason} {words}")
         assert status.stalled == stalled, status.document
-        events = [e for e in self.running.events() if (e["kind"], e["name"]) == (kind, name)]
-        assert any(e["type"] == "Warning" and e["reason"] == reason for e in events), events
+        self.wait_event(name, reason)
         return status
+
+    def wait_event(self, name: str, reason: str) -> str:
+        """Wait for a Warning Event about a resource; returns its message."""
+
+        def look() -> list[str]:
+            events = (e for e in self.running.events() if e["type"] == "Warning")
+            return [e["message"] for e in events if (e["name"], e["reason"]) == (name, reason)]
+
+        return wait_for(f"Event {reason} of {name}", look, 5)[-1]
 
     def _look(self) -> _Seen:
         running = self.running
