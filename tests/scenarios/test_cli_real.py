@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import yaml
 
 from lab import NODE, Lab
-from support.running import KUBEBEE, Running
+from support.running import KUBEBEE, Running, wait_for
 from support.site import EXEC, balancer, counter, policy, program, tracer
 
 pytestmark = pytest.mark.root
@@ -142,6 +143,13 @@ def test_every_metric_is_in_the_docs(running: Running) -> None:
     text = running.run("curl", "-sf", f"http://127.0.0.1:{PORT}/metrics").stdout
     names = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE ")}
     assert {name for name in names if f"`{name}`" not in documented} == set()
+
+
+def test_hangup_makes_a_pass(running: Running) -> None:
+    passes = metrics(running)["kubebee_reconcile_seconds_count"]
+    assert running.process is not None
+    running.process.send_signal(signal.SIGHUP)
+    wait_for("a pass", lambda: metrics(running)["kubebee_reconcile_seconds_count"] > passes)
 
 
 def test_a_map_is_dumped_by_its_c_types(running: Running) -> None:

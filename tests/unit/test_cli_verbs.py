@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -163,3 +164,15 @@ def test_status_of_a_folder_that_nobody_runs_says_so(tmp_path: Path) -> None:
 
 def test_tables_align_their_columns() -> None:
     assert output.table(("A", "LONG"), [("xyz", 1), ("y", 22)]) == "A     LONG\nxyz   1\ny     22"
+
+
+def test_completion_knows_the_templates() -> None:
+    words = {"COMP_WORDS": "kubebee template show syn", "COMP_CWORD": "3"}
+    done = subprocess.run(
+        [sys.executable, "-c", "from kubebee.cli.main import cli; cli(prog_name='kubebee')"],
+        env={**os.environ, **words, "_KUBEBEE_COMPLETE": "bash_complete"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.strip() == "plain,syn-guard"

@@ -9,7 +9,7 @@ import traceback
 import click
 
 from kubebee.cli.exit_codes import Exit
-from kubebee.errors import KubebeeError
+from kubebee.errors import KubebeeError, UnsupportedError
 
 LOG_LINES = 40
 _ENVIRONMENT_REASONS = frozenset({"BpffsMissing", "NoCgroup2", "SandboxUnavailable", "NoLibbpf"})
@@ -30,7 +30,7 @@ def describe(error: KubebeeError) -> str:
 
 def exit_code(error: KubebeeError) -> Exit:
     """Whether the fault is in what was asked for, or in what this machine lacks."""
-    if error.reason in _ENVIRONMENT_REASONS:
+    if error.reason in _ENVIRONMENT_REASONS or isinstance(error, UnsupportedError):
         return Exit.ENVIRONMENT
     # Verifiers, too, say EACCES; then there is a log.
     if getattr(error, "errno", 0) in _NOT_PERMITTED and not getattr(error, "log", ""):

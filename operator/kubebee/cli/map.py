@@ -62,16 +62,17 @@ def dump(name: str, kind: str, limit: int, bpffs: Path, style: str) -> None:
 
 def _pins(bpffs: Path, kind: str, unit: str, wanted: str) -> dict[str, Path]:
     """The newest pin of each map that is asked for."""
+    from kubebee.bpf.features import is_bpffs
     from kubebee.loader.pins import PinRoot
     from kubebee.planner.plan import ResourceKey
 
     root = PinRoot(bpffs)
-    if not os.access(bpffs, os.R_OK | os.X_OK):
+    if not is_bpffs(bpffs) or (root.root.exists() and not os.access(root.root, os.R_OK | os.X_OK)):
         raise MapNotFoundError(
-            "its BPF file system can't be read",
+            "no BPF file system that could be read is mounted there",
             reason="BpffsMissing",
             where=str(bpffs),
-            hint="run as root, or name it by --bpffs",
+            hint="run as root, or name the one that kubebee uses by --bpffs",
         )
     known = {name: paths[-1] for name, paths in root.maps_of(ResourceKey(kind, unit)).items()}
     shown = {name: path for name, path in known.items() if not name.startswith(_RUN_MAP_PREFIX)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from kubebee.errors import KubebeeError
 
 EVENTS_SHOWN = 10
 MESSAGE_CHARS = 160
+POINTS_SHOWN = 4
 _WATCH_SECONDS = 0.5
 _HEADERS = ("KIND", "NAME", "READY", "REASON", "NODES", "ATTACHED TO")
 
@@ -71,7 +73,8 @@ def status(directory: Path, names: tuple[str, ...], style: str, watch: bool, eve
       until kubebee status -f DIR > /dev/null; do sleep 1; done
     """  # noqa: D301 (click wants the character)
     if watch:
-        _watch(directory, names, style, events)
+        with contextlib.suppress(KeyboardInterrupt):
+            _watch(directory, names, style, events)
         return
     resources = _resources(directory, names)
     click.echo(_text(resources, _events(directory, names) if events else [], style))
@@ -79,10 +82,13 @@ def status(directory: Path, names: tuple[str, ...], style: str, watch: bool, eve
 
 
 def _watch(directory: Path, names: tuple[str, ...], style: str, events: bool) -> None:
-    """Show everything again whenever it reads differently."""
+    """Show everything again whenever it reads differently; a folder without a status may yet get one."""
     shown = ""
     while True:
-        text = _text(_resources(directory, names), _events(directory, names) if events else [], style)
+        try:
+            text = _text(_resources(directory, names), _events(directory, names) if events else [], style)
+        except NoStatusError as error:
+            text = str(error)
         if text != shown:
             if sys.stdout.isatty():
                 click.clear()
@@ -155,14 +161,15 @@ def _text(resources: Sequence[Resource], events: Sequence[dict[str, Any]], style
 
 
 def _row(resource: Resource) -> tuple[str, ...]:
-    points = (_point(each) for each in resource.status.get("attachments", ()))
+    points = list(dict.fromkeys(_point(each) for each in resource.status.get("attachments", ())))
+    more = f" and {len(points) - POINTS_SHOWN} more" if len(points) > POINTS_SHOWN else ""
     return (
         resource.kind,
         resource.name,
         str(resource.condition.get("status", "Unknown")),
         str(resource.condition.get("reason", "-")),
         str(resource.status.get("nodes", {}).get("summary", "-")),
-        ", ".join(dict.fromkeys(points)) or "-",
+        (", ".join(points[:POINTS_SHOWN]) or "-") + more,
     )
 
 

@@ -12,6 +12,12 @@ if TYPE_CHECKING:
     from kubebee.render.catalog import BuiltinTemplate
 
 
+def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001
+    from kubebee.render import catalog
+
+    return [name for name in catalog.names() if name.startswith(incomplete)]
+
+
 @click.group()
 def template() -> None:
     """Built-in templates for BpfProgram.
@@ -40,7 +46,7 @@ def list_(style: str) -> None:
 
 
 @template.command()
-@click.argument("name")
+@click.argument("name", shell_complete=_complete)
 @click.option("--source", is_flag=True, help="Print the template itself: C with Jinja.")
 @output.format_option("table", "json", "yaml")
 def show(name: str, source: bool, style: str) -> None:
