@@ -1,0 +1,60 @@
+"""What the kernel of a lab's node says of a resource, by bpftool and through pins: never from kubebee."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from support.running import Running, Status
+
+PINS = "/sys/fs/bpf/kubebee"
+
+
+def pins(running: Running, unit: str, part: str = "?") -> list[str]:
+    """Pinned files of a BpfProgram; `part`: m for maps, p for programs, l for links."""
+    found = running.run("sh", "-c", f"ls -d {PINS}/{part}/bpfprogram-{unit}/* 2>/dev/null", check=False)
+    return found.stdout.split()
+
+
+def entries(running: Running, unit: str, map_name: str) -> list[dict[str, Any]]:
+    """Entries of a map of a BpfProgram, as bpftool shows them."""
+    name = map_name.replace(".", "%2E")
+    (pin,) = [pin for pin in pins(running, unit, "m") if pin.rpartition("/")[2].startswith(f"{name}@")]
+    return list(running.bpftool("map", "dump", "pinned", pin))
+
+
+def variable(running: Running, unit: str, name: str, section: str = ".bss") -> Any:
+    """A global variable, decoded by bpftool."""
+    (entry,) = entries(running, unit, section)
+    ((_, variables),) = entry["formatted"]["value"].items()
+    return next(one[name] for one in variables if name in one)
+
+
+def program_ids(running: Running, unit: str) -> set[int]:
+    """Programs that a BpfProgram's pins hold."""
+    return {running.bpftool("prog", "show", "pinned", pin)["id"] for pin in pins(running, unit, "p")}
+
+
+@dataclass(frozen=True)
+class InKernel:
+    """Everything that a BpfProgram has in the kernel, by id."""
+
+    programs: set[int]
+    links: set[int]
+    maps: set[int]
+
+    @classmethod
+    def of(cls, running: Running, status: Status) -> InKernel:
+        """What the attachments of a status lead to."""
+        programs = {a["progId"] for a in status.attachments if "progId" in a}  # struct_ops are none
+        links = {a["linkId"] for a in status.attachments}
+        shown = running.bpftool("prog", "show")
+        maps = {m for p in shown if p["id"] in programs for m in p.get("map_ids", [])}
+        return cls(programs, links, maps)
+
+    def gone(self, running: Running) -> bool:
+        """Whether none of it is there any more."""
+        wanted = {"prog": self.programs, "link": self.links, "map": self.maps}
+        return not any(
+            ids & {one["id"] for one in running.bpftool(kind, "show")} for kind, ids in wanted.items()
+        )
