@@ -72,7 +72,7 @@ def running_kubebee(lab: Lab, folder: Path, log: Path) -> Iterator[subprocess.Po
     """``kubebee run`` on the node for the time of the block."""
     with log.open("wb") as output:
         process = subprocess.Popen(
-            kubebee(lab, "run", "-f", str(folder)),
+            kubebee(lab, "run", "-f", str(folder), "--enable-stats"),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -98,6 +98,19 @@ def wait_until_ready(folder: Path, process: subprocess.Popen[bytes]) -> list[Sta
         if over or all(state.ready for state in states):
             return states
         time.sleep(_POLL_S)
+
+
+def show_live(argv: list[str]) -> None:
+    """Run the live view until Ctrl-C, which reaches it as well: it gives the terminal back and ends."""
+    view = subprocess.Popen(argv)
+    try:
+        view.wait()
+    except KeyboardInterrupt:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            view.wait(STOP_WITHIN_S)
+    finally:
+        view.terminate()
+        view.wait()
 
 
 def wait_until_seen(requests: Requests, process: subprocess.Popen[bytes]) -> None:
@@ -137,10 +150,9 @@ def main() -> int:
         wait_until_ready(folder, process)
         requests = stack.enter_context(Requests(lab))
         if sys.stdout.isatty() and process.poll() is None:
-            with contextlib.suppress(KeyboardInterrupt):
-                subprocess.run(kubebee(lab, "status", "-f", str(folder), "--watch"), check=False)
+            show_live(kubebee(lab, "status", "-f", str(folder), "--watch"))
         wait_until_seen(requests, process)
-        subprocess.run(kubebee(lab, "status", "-f", str(folder)), check=False)
+        subprocess.run(kubebee(lab, "status", "-f", str(folder), "--rates"), check=False)
         answered = ", ".join(f"{name} {count}" for name, count in requests.answered.items())
         print(f"requests answered: {answered}, by nobody: {requests.failed}; denied: {requests.denied}")
         found = faults(read_states(folder), requests, process)

@@ -1,0 +1,201 @@
+"""What `kubebee status` shows people: programs, frontends, rules, drops and Events as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
+
+from rich.console import Group, RenderableType
+from rich.table import Column, Table
+from rich.text import Text
+
+from kubebee.cli.rates import NONE, Rates
+from kubebee.cli.snapshot import Place, Resource, Snapshot
+from kubebee.lb.model import format_ipv4
+from kubebee.loader.readings import FunctionReading
+from kubebee.planner.plan import ResourceKey
+from kubebee.policy.stats import RuleStats
+
+ROWS = 30
+"""Resources, frontends or rules shown at most: those that count most, and how many more there are."""
+EVENTS = 8
+LOG_LINES = 20
+_Item = TypeVar("_Item")
+
+
+def render(now: Snapshot, before: Snapshot | None = None) -> Group:
+    """Everything in `now`; rates only if there is a snapshot before it."""
+    rates = Rates.of(now, before)
+    blocks: list[RenderableType] = [_headline(now), _programs(now, rates)]
+    blocks += [_failure(resource) for resource in now.resources if not resource.ready]
+    tables = (_frontends(now, rates), _rules(now, rates), _drops(now, rates), _events(now))
+    blocks += [table for table in tables if table.row_count]
+    return Group(*_spaced(blocks))
+
+
+def _spaced(blocks: Sequence[RenderableType]) -> Iterator[RenderableType]:
+    for index, block in enumerate(blocks):
+        if index:
+            yield Text()
+        yield block
+
+
+def _headline(now: Snapshot) -> Text:
+    ready = sum(resource.ready for resource in now.resources)
+    style = "bold green" if ready == len(now.resources) else "bold red"
+    line = Text(f"{ready} of {len(now.resources)} ready", style=style)
+    if now.counters_missing:
+        line.append(f"   no counters: {now.counters_missing}", style="yellow")
+    return line
+
+
+def _table(*columns: str, numbers: Sequence[str] = ()) -> Table:
+    """A table without rules, as kubectl's: long text goes on in the next line, numbers are never cut."""
+    shown = [Column(name, overflow="fold") for name in columns]
+    shown += [Column(name, justify="right", no_wrap=True) for name in numbers]
+    return Table(*shown, box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+
+
+def _most(items: Iterable[_Item], weight: Callable[[_Item], int]) -> tuple[list[_Item], int]:
+    """All items, or the `ROWS` that weigh most, in their order; and how many are left out."""
+    every = list(items)
+    if len(every) <= ROWS:
+        return every, 0
+    heaviest = sorted(range(len(every)), key=lambda i: -weight(every[i]))[:ROWS]
+    return [every[i] for i in sorted(heaviest)], len(every) - ROWS
+
+
+def _add_left_out(table: Table, left_out: int) -> None:
+    if left_out:
+        table.add_row(f"and {left_out} more", style="dim")
+
+
+def _programs(now: Snapshot, rates: Rates) -> Table:
+    table = _table("PROGRAM", "STATE", "ATTACHED TO", numbers=("RUNS", "RUNS/S", "NS/RUN"))
+    readings = {(f.key, f.function): f for f in now.counters.functions}
+    shown, left_out = _most(now.resources, lambda resource: not resource.ready)
+    first: dict[ResourceKey, ResourceKey] = {}
+    for resource in shown:
+        style = "" if resource.ready else "red"
+        unit = now.units.get(resource.key, resource.key)
+        sharing = first.setdefault(unit, resource.key)
+        functions = dict.fromkeys(place.function for place in resource.places)
+        if sharing != resource.key or not functions:
+            where = NONE if sharing == resource.key else f"together with {sharing}"
+            table.add_row(str(resource.key), _state(resource), where, NONE, NONE, NONE, style=style)
+            continue
+        for function in functions:
+            table.add_row(
+                f"{resource.key} {function}",
+                _state(resource),
+                _points(place for place in resource.places if place.function == function),
+                *_runs(readings.get((unit, function)), rates),
+                style=style,
+            )
+    _add_left_out(table, left_out)
+    return table
+
+
+def _runs(reading: FunctionReading | None, rates: Rates) -> tuple[str, str, str]:
+    # The kernel counts what isn't XDP only while statistics are on: 0 may well mean "not counted".
+    if reading is None or not (reading.runs or reading.verdicts):
+        return NONE, NONE, NONE
+    mean = NONE if reading.mean_ns is None else f"{reading.mean_ns:.0f}"
+    return *rates.cells("runs", reading.key, reading.function), mean
+
+
+def _state(resource: Resource) -> str:
+    if int(resource.status.get("observedGeneration", 0)) < resource.generation:
+        return "Updating"
+    return str(resource.condition.get("reason", "Pending"))
+
+
+def _points(places: Iterable[Place]) -> str:
+    """Attach points by type and mode, each named once."""
+    groups: dict[tuple[str, str], dict[str, None]] = {}
+    for place in places:
+        groups.setdefault((place.type, place.mode), {})[place.point] = None
+    return "; ".join(
+        f"{type_} {', '.join(names)}" + (f" ({mode})" if mode else "")
+        for (type_, mode), names in groups.items()
+    )
+
+
+def _failure(resource: Resource) -> Text:
+    """Why a resource is not ready: its condition, then what the first failing node says."""
+    text = Text(f"{resource.key}: {resource.condition.get('message', 'no condition yet')}", style="red")
+    for failure in resource.status.get("failures", ())[:1]:
+        where = " ".join(str(failure.get(name, "")) for name in ("stage", "reason", "errno")).strip()
+        lines = [f"  why:   {where} on {failure.get('node', '')}"]
+        lines += [f"  do:    {failure['hint']}"] if failure.get("hint") else []
+        lines += [f"  | {line}" for line in str(failure.get("log", "")).strip().splitlines()[-LOG_LINES:]]
+        text.append("\n" + "\n".join(lines), style="not bold default")
+    return text
+
+
+def _frontends(now: Snapshot, rates: Rates) -> Table:
+    table = _table("FRONTEND", "ADDRESS", numbers=("CONNECTIONS", "CONN/S", "PACKETS", "PACKETS/S"))
+    shown, left_out = _most(now.counters.frontends, lambda frontend: frontend.counts.packets)
+    for frontend in shown:
+        table.add_row(
+            now.frontends.get(frontend.key, NONE),
+            str(frontend.key),
+            *rates.cells("connections", frontend.key),
+            *rates.cells("packets", frontend.key),
+        )
+        for member in frontend.backends:
+            address = f"{format_ipv4(member.backend.address)}:{member.backend.port}"
+            table.add_row(
+                "  leaving" if member.draining else "  backend",
+                address,
+                *rates.cells("connections", frontend.key, member.backend),
+                *rates.cells("packets", frontend.key, member.backend),
+                style="dim" if member.draining else "",
+            )
+    _add_left_out(table, left_out)
+    return table
+
+
+def _rules(now: Snapshot, rates: Rates) -> Table:
+    table = _table("RULE", "ACTION", numbers=("HITS", "HITS/S"))
+    shown, left_out = _most(now.counters.rules, _hits)
+    for rule in shown:
+        action = f"{rule.action.value} (audit only)" if rule.audit else rule.action.value
+        table.add_row(f"{rule.policy}/{rule.rule}", action, *rates.cells("hits", rule.policy, rule.rule))
+    _add_left_out(table, left_out)
+    return table
+
+
+def _hits(rule: RuleStats) -> int:
+    return rule.audit_packets if rule.audit else rule.packets
+
+
+def _drops(now: Snapshot, rates: Rates) -> Table:
+    table = _table("DROPPED BY", "REASON", numbers=("PACKETS", "PACKETS/S"))
+    owners = _owners(now)
+    for drop in now.counters.drops:
+        for reason, packets in drop.packets.items():
+            if packets:
+                cells = rates.cells("dropped", drop.key, reason)
+                table.add_row(owners.get(drop.key, str(drop.key)), reason.replace("_", " "), *cells)
+    return table
+
+
+def _events(now: Snapshot) -> Table:
+    table = _table("LAST SEEN", "TYPE", "REASON", "OBJECT", "MESSAGE")
+    owners = _owners(now)
+    for event in now.events[-EVENTS:]:
+        key = ResourceKey(event.kind, event.name)
+        what = owners.get(key, str(key))
+        style = "yellow" if event.type == "Warning" else "dim"
+        message = " ".join(event.message.split())
+        table.add_row(event.last_timestamp[11:19], event.type, event.reason, what, message, style=style)
+    return table
+
+
+def _owners(now: Snapshot) -> dict[ResourceKey, str]:
+    """What users call a unit: the resources that it runs."""
+    owners: dict[ResourceKey, list[str]] = {}
+    for resource, unit in now.units.items():
+        owners.setdefault(unit, []).append(str(resource))
+    return {unit: ", ".join(names) for unit, names in owners.items()}
