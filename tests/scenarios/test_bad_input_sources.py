@@ -182,6 +182,12 @@ def test_what_this_kernel_lacks_is_named(
     site.refused(program(EDITED, tracer(section=section), attach), "Unsupported", missing)
 
 
+def test_an_edit_that_can_t_be_attached_leaves_the_one_before_where_it_was(site: Site) -> None:
+    nowhere = {"type": "Tracepoint", "category": "sched", "name": "no_such"}
+    bad = program(EDITED, tracer(section="tp"), nowhere)
+    site.refused(bad, "NoSuchTracepoint", "sched/no_such")
+
+
 def test_a_new_resource_that_fails_leaves_nothing_behind(site: Site) -> None:
     with site.undisturbed():
         site.running.apply(program("stillborn", counter(body="*(volatile __u64 *)0;")))
