@@ -9,11 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from kubebee.api.v1alpha1.attach import XdpAttach
 from kubebee.errors import KubebeeError
 from kubebee.lb.sync import Unserved
 from kubebee.loader.chain import Chain
@@ -21,49 +20,22 @@ from kubebee.loader.chain import Stage as ChainStage
 from kubebee.loader.compiled import Compiled, Compiler, StillCompilingError, load_hash
 from kubebee.loader.data import LbData, PolicyData, host_addresses, write_live_globals
 from kubebee.loader.failures import describe
-from kubebee.loader.host import Host, Selected
+from kubebee.loader.host import Host
 from kubebee.loader.interfaces import XdpInterfaces
 from kubebee.loader.last_good import LastGood
 from kubebee.loader.links import Links
 from kubebee.loader.loaded import Loaded, load_unit, sizes_of
 from kubebee.loader.pins import PinError, PinRoot, unit_directory
+from kubebee.loader.placing import Wanted, place
+from kubebee.loader.state import Pass, UnitState
 from kubebee.loader.unit import Rank, Unit, units_of
+from kubebee.loader.unit_report import attached_of, unit_report
 from kubebee.loader.upkeep import LbUpkeep
-from kubebee.planner.plan import FunctionPlan, LbUnit, NodePlan, PolicyUnit, ResourceKey
-from kubebee.planner.report import Attached, Failure, Happening, MapFact, NodeReport, Stage, UnitReport
+from kubebee.planner.plan import LbUnit, NodePlan, PolicyUnit, ResourceKey
+from kubebee.planner.report import Failure, Happening, NodeReport, Stage
 
-XDP_VERDICTS = ("ABORTED", "DROP", "PASS", "TX", "REDIRECT")
-DEFAULT_PROCEED = ("PASS",)
 COMPILE_PATIENCE = 1.0
 """Seconds that a pass waits for compilers: a source that keeps one busy must not hold up other edits."""
-
-
-@dataclass
-class UnitState:
-    """What the loader knows of one unit."""
-
-    wanted: Unit
-    active: Loaded | None = None
-    failure: Failure | None = None
-    compiling: bool = False
-    no_interface: tuple[str, ...] = ()
-    no_target: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    compile_seconds: float = 0.0
-
-    @property
-    def missing(self) -> tuple[str, ...]:
-        """Places that its resource names and that are not there (yet)."""
-        return tuple(dict.fromkeys((*self.no_interface, *self.no_target)))
-
-    @property
-    def settled(self) -> bool:
-        """Whether another pass over the same unit would change nothing."""
-        if self.compiling:
-            return False
-        if self.failure is not None:
-            return self.failure.permanent
-        return self.active is not None and not self.missing
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,30 +44,6 @@ class _Places:
 
     interfaces: dict[str, int]
     primary: str | None
-
-
-class ModeConflictError(KubebeeError):
-    """Two programs of one interface insist on different XDP modes."""
-
-    reason = "ModeConflict"
-
-
-@dataclass(frozen=True, slots=True)
-class _Wanted:
-    """What one interface shall run."""
-
-    ifindex: int
-    mode: str
-    chain: Chain
-
-
-@dataclass
-class _Pass:
-    """One run of apply: the version of each unit that shall be attached."""
-
-    host: Host
-    versions: dict[ResourceKey, Loaded] = field(default_factory=dict)
-    fresh: set[ResourceKey] = field(default_factory=set)
 
 
 class Loader:
@@ -171,7 +119,7 @@ class Loader:
             if held is not None and key not in units:
                 units[key] = held
         removed = [key for key in self.states if key not in units]
-        run = _Pass(host)
+        run = Pass(host)
         await self._prepare_all(units, run)
         self._write_data(plan, run)
         await self._loadable_chains(run)  # what the verifier refuses is known before anything is attached
@@ -189,7 +137,7 @@ class Loader:
 
     # -- prepare ---------------------------------------------------------------------------------------------
 
-    async def _prepare_all(self, units: dict[ResourceKey, Unit], run: _Pass) -> None:
+    async def _prepare_all(self, units: dict[ResourceKey, Unit], run: Pass) -> None:
         work = []
         for key, unit in units.items():
             state = self.states.get(key)
@@ -208,7 +156,7 @@ class Loader:
                 work.append(key)
         await asyncio.gather(*(self._prepare(key, run) for key in work))
 
-    async def _prepare(self, key: ResourceKey, run: _Pass) -> None:
+    async def _prepare(self, key: ResourceKey, run: Pass) -> None:
         state = self.states[key]
         previous = state.failure
         state.failure, state.notes, state.compiling = None, (), False
@@ -276,7 +224,7 @@ class Loader:
 
     # -- data ------------------------------------------------------------------------------------------------
 
-    def _write_data(self, plan: NodePlan, run: _Pass) -> None:
+    def _write_data(self, plan: NodePlan, run: Pass) -> None:
         """Fill the maps of the built-in datapaths before anything reads them."""
         units: list[LbUnit | PolicyUnit] = [*plan.policies, *([plan.lb] if plan.lb else [])]
         failed_before = {key: state.failure for key, state in self.states.items()}
@@ -306,7 +254,7 @@ class Loader:
 
     # -- XDP -------------------------------------------------------------------------------------------------
 
-    async def _attach_xdp(self, run: _Pass) -> None:
+    async def _attach_xdp(self, run: Pass) -> None:
         chains = await self._loadable_chains(run)
         for interface, wanted in chains.items():
             try:
@@ -320,10 +268,10 @@ class Loader:
             self.xdp.detach(interface)
         self.xdp.drop_unused()
 
-    async def _loadable_chains(self, run: _Pass) -> dict[str, _Wanted]:
+    async def _loadable_chains(self, run: Pass) -> dict[str, Wanted]:
         """The chain of each interface; a stage that makes its chain fail is taken back or left out."""
         while True:
-            chains = self._wanted_chains(run)
+            chains = self._placed(run)
             for wanted in chains.values():
                 try:
                     await self.xdp.program(wanted.chain)
@@ -333,51 +281,16 @@ class Loader:
             else:
                 return chains
 
-    def _wanted_chains(self, run: _Pass) -> dict[str, _Wanted]:
-        """What every interface shall run, stages in order."""
-        placed: dict[str, list[tuple[ChainStage, str]]] = {}
-        found: dict[str, int] = {}
-        for key, loaded in run.versions.items():
-            missing: list[str] = []
-            for plan in loaded.unit.functions:
-                if not isinstance(plan.attach, XdpAttach):
-                    continue
-                selected = self._select(key, plan.attach, run.host)
-                missing += selected.missing
-                found |= selected.found
-                for name in selected.found:
-                    here = placed.setdefault(name, [])
-                    if not any((s.key, s.function) == (key, plan.name) for s, _ in here):
-                        here.append((stage_of(loaded, plan), plan.attach.mode))
-            self.states[key].no_interface = tuple(missing)
-        wanted = {name: self._agreed(found[name], name, placed[name]) for name in sorted(placed)}
-        return {name: one for name, one in wanted.items() if one.chain.stages}
-
-    def _select(self, key: ResourceKey, attach: XdpAttach, host: Host) -> Selected:
-        try:
-            return host.select(attach.interfaces)
-        except KubebeeError as error:
+    def _placed(self, run: Pass) -> dict[str, Wanted]:
+        """What every interface shall run, with what keeps stages from it said."""
+        placing = place(run.versions, run.host)
+        for key, missing in placing.missing.items():
+            self.states[key].no_interface = missing
+        for key, error in placing.refused:
             self._fail(key, describe(error, Stage.ATTACH), self.states[key].failure)
-            return Selected({})
+        return placing.chains
 
-    def _agreed(self, ifindex: int, interface: str, placed: list[tuple[ChainStage, str]]) -> _Wanted:
-        """The stages that agree on a mode: an interface has one, and the earlier stage decides."""
-        insisted = "Auto"
-        stages = []
-        for stage, mode in sorted(placed, key=lambda pair: pair[0].order):
-            if mode != "Auto" and insisted not in ("Auto", mode):
-                error = ModeConflictError(
-                    f"asks for mode {mode}, a program before it for {insisted}",
-                    where=interface,
-                    hint="an interface has one mode; let both ask for the same, or for Auto",
-                )
-                self._fail(stage.key, describe(error, Stage.ATTACH), self.states[stage.key].failure)
-                continue
-            insisted = mode if insisted == "Auto" else insisted
-            stages.append(stage)
-        return _Wanted(ifindex, insisted, Chain(tuple(stages)))
-
-    async def _leave_out(self, chain: Chain, error: KubebeeError, run: _Pass) -> None:
+    async def _leave_out(self, chain: Chain, error: KubebeeError, run: Pass) -> None:
         """Find the stage to blame for a chain that doesn't load; put its old version in its place."""
         culprit, why = await self._culprit(chain, error, run)
         failed = run.versions.pop(culprit.key)
@@ -392,9 +305,7 @@ class Loader:
         if failed is not active:
             failed.close()
 
-    async def _culprit(
-        self, chain: Chain, error: KubebeeError, run: _Pass
-    ) -> tuple[ChainStage, KubebeeError]:
+    async def _culprit(self, chain: Chain, error: KubebeeError, run: Pass) -> tuple[ChainStage, KubebeeError]:
         suspects = sorted(chain.stages, key=lambda s: (s.rank != Rank.USER, s.key not in run.fresh))
         if len(suspects) == 1:
             return suspects[0], error
@@ -411,7 +322,7 @@ class Loader:
 
     # -- everything else -------------------------------------------------------------------------------------
 
-    def _attach_rest(self, key: ResourceKey, run: _Pass) -> None:
+    def _attach_rest(self, key: ResourceKey, run: Pass) -> None:
         state = self.states[key]
         outcome = self.links.apply(run.versions[key], run.host)
         state.no_target = outcome.missing
@@ -419,7 +330,7 @@ class Loader:
             self._fail(key, describe(outcome.failures[0], Stage.ATTACH), state.failure)
             self._take_back(key, run)
 
-    def _take_back(self, key: ResourceKey, run: _Pass) -> None:
+    def _take_back(self, key: ResourceKey, run: Pass) -> None:
         """A new version that can't be attached everywhere leaves the one before it where it was."""
         failed, active = run.versions[key], self.states[key].active
         if active is not None and active is not failed:
@@ -441,7 +352,7 @@ class Loader:
             self.policies.pop(key, None)
         self._tell(key, "Removed", f"{self._node}: detached and unloaded")
 
-    def _settle(self, run: _Pass) -> None:
+    def _settle(self, run: Pass) -> None:
         """What is attached now is the active version of its unit."""
         for key, loaded in run.versions.items():
             state = self.states[key]
@@ -535,81 +446,13 @@ class Loader:
     def report(self) -> NodeReport:
         """What runs now; happenings are handed over once."""
         happenings, self._happenings = tuple(self._happenings), []
-        return NodeReport(self._node, {key: self._unit_report(key) for key in self.states}, happenings)
-
-    def _unit_report(self, key: ResourceKey) -> UnitReport:
-        state = self.states[key]
-        failure = state.failure
-        if failure is None and state.missing:
-            names = ", ".join(state.missing)
-            failure = Failure(
-                Stage.ATTACH,
-                "TargetNotFound",
-                f"not there (yet): {names}",
-                hint="it is attached as soon as it appears",
-                permanent=False,
-            )
-        active = state.active
-        return UnitReport(
-            key=key,
-            generation=state.wanted.generation,
-            stage=failure.stage if failure else Stage.COMPILE if state.compiling else Stage.RUNNING,
-            wanted_hash=state.wanted.code_hash,
-            running_hash=active.unit.code_hash if active else "",
-            attached=tuple(self._attached(key)),
-            maps=tuple(_map_facts(active)) if active else (),
-            failure=failure,
-            notes=state.notes,
-            compile_seconds=state.compile_seconds,
-            load_seconds=active.seconds if active else 0.0,
-        )
-
-    def _attached(self, key: ResourceKey) -> Iterable[Attached]:
-        for interface, active in sorted(self.xdp.active.items()):
-            for position, stage in enumerate(active.chain.stages):
-                if stage.key == key:
-                    yield Attached(
-                        stage.function,
-                        "XDP",
-                        interface,
-                        active.mode,
-                        position,
-                        active.prog_id,
-                        active.link_id,
-                    )
-        for link in self.links.of_unit(key):
-            yield Attached(
-                link.function, link.type, link.target.point, link.mode, -1, link.prog_id, link.link_id
-            )
+        units = {
+            key: unit_report(state, attached_of(key, self.xdp, self.links))
+            for key, state in self.states.items()
+        }
+        return NodeReport(self._node, units, happenings)
 
 
 def loaded_reason(adopted: bool) -> str:
     """Reason of the Event for a version that runs now."""
     return "Adopted" if adopted else "Loaded"
-
-
-def stage_of(loaded: Loaded, plan: FunctionPlan) -> ChainStage:
-    """The part that a loaded function has in a chain."""
-    mask = None
-    if loaded.unit.rank is Rank.USER:
-        verdicts = plan.proceed_on or DEFAULT_PROCEED
-        mask = sum(1 << XDP_VERDICTS.index(verdict.upper()) for verdict in verdicts)
-    return ChainStage(
-        key=loaded.unit.key,
-        function=plan.name,
-        rank=loaded.unit.rank,
-        priority=plan.priority,
-        proceed_mask=mask,
-        elf=loaded.elf_of(plan.name),
-        load_hash=loaded.load_hash,
-        maps=loaded.maps,
-        run_map=loaded.run_maps[plan.name],
-        generation=loaded.unit.generation,
-        program=loaded.programs.get(plan.name),
-    )
-
-
-def _map_facts(loaded: Loaded) -> Iterable[MapFact]:
-    for name, bpf_map in sorted(loaded.maps.items()):
-        info = bpf_map.info
-        yield MapFact(name, info.id, info.type.name, info.max_entries)

@@ -18,8 +18,8 @@ from kubebee.loader.compiled import Compiler, load_hash
 from kubebee.loader.failures import describe
 from kubebee.loader.interfaces import XdpInterfaces
 from kubebee.loader.loaded import load_unit, sizes_of
-from kubebee.loader.loader import stage_of
 from kubebee.loader.pins import PinRoot
+from kubebee.loader.placing import stage_of
 from kubebee.loader.unit import Unit
 from kubebee.planner.report import Failure, Stage
 

@@ -18,7 +18,8 @@ from kubebee.lb import stats as lb_stats
 from kubebee.lb.stats import FrontendStats
 from kubebee.loader.chain import RUN_VALUE_SIZE
 from kubebee.loader.loaded import SHARED_MAPS, Loaded
-from kubebee.loader.loader import XDP_VERDICTS, Loader
+from kubebee.loader.loader import Loader
+from kubebee.loader.placing import XDP_VERDICTS
 from kubebee.planner.plan import ResourceKey
 from kubebee.policy import stats as policy_stats
 from kubebee.policy.stats import RuleStats

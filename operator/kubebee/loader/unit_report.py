@@ -1,0 +1,64 @@
+"""From the loader's state of a unit to what it reports."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from kubebee.loader.interfaces import XdpInterfaces
+from kubebee.loader.links import Links
+from kubebee.loader.loaded import Loaded
+from kubebee.loader.state import UnitState
+from kubebee.planner.plan import ResourceKey
+from kubebee.planner.report import Attached, Failure, MapFact, Stage, UnitReport
+
+
+def unit_report(state: UnitState, attached: Iterable[Attached]) -> UnitReport:
+    """What a status says of one unit."""
+    failure = state.failure
+    if failure is None and state.missing:
+        names = ", ".join(state.missing)
+        failure = Failure(
+            Stage.ATTACH,
+            "TargetNotFound",
+            f"not there (yet): {names}",
+            hint="it is attached as soon as it appears",
+            permanent=False,
+        )
+    active = state.active
+    return UnitReport(
+        key=state.wanted.key,
+        generation=state.wanted.generation,
+        stage=failure.stage if failure else Stage.COMPILE if state.compiling else Stage.RUNNING,
+        wanted_hash=state.wanted.code_hash,
+        running_hash=active.unit.code_hash if active else "",
+        attached=tuple(attached),
+        maps=tuple(_map_facts(active)) if active else (),
+        failure=failure,
+        notes=state.notes,
+        compile_seconds=state.compile_seconds,
+        load_seconds=active.seconds if active else 0.0,
+    )
+
+
+def attached_of(key: ResourceKey, xdp: XdpInterfaces, links: Links) -> Iterable[Attached]:
+    """Every place where a unit runs, as confirmed from the kernel."""
+    for interface, active in sorted(xdp.active.items()):
+        for position, stage in enumerate(active.chain.stages):
+            if stage.key == key:
+                yield Attached(
+                    stage.function,
+                    "XDP",
+                    interface,
+                    active.mode,
+                    position,
+                    active.prog_id,
+                    active.link_id,
+                )
+    for link in links.of_unit(key):
+        yield Attached(link.function, link.type, link.target.point, link.mode, -1, link.prog_id, link.link_id)
+
+
+def _map_facts(loaded: Loaded) -> Iterable[MapFact]:
+    for name, bpf_map in sorted(loaded.maps.items()):
+        info = bpf_map.info
+        yield MapFact(name, info.id, info.type.name, info.max_entries)
