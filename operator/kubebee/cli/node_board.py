@@ -1,4 +1,4 @@
-"""What the agent publishes of its node as a whole: looked at rarely, in a thread, as /proc is walked for it."""
+"""What the agent publishes of its node as a whole: looked at rarely and in a thread, as it walks /proc."""
 
 from __future__ import annotations
 
