@@ -95,4 +95,5 @@ class Requests:
             http_get(self._lab.client, BACKENDS["backend1"], BACKEND_PORT)
 
     def _on_the_node(self) -> None:
-        self._lab.on_node("true", check=False)
+        """A process of the node connects to the virtual address: one more program executed, one socket."""
+        self._lab.on_node("bash", "-c", f": </dev/tcp/{VIP}/{WEB_PORT}", check=False)

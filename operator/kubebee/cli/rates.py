@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from kubebee.cli.snapshot import Snapshot
@@ -51,17 +51,18 @@ class Rates:
             return cls(dict(counters(now)), {}, 0.0)
         return cls(dict(counters(now)), dict(counters(before)), now.at - before.at)
 
-    def cells(self, *name: object) -> tuple[str, str]:
-        """A counter and its rate as text; `NONE` for what is not known."""
-        if name not in self.now:
+    def cells(self, *names: Name) -> tuple[str, str]:
+        """The sum of some counters and its rate, as text; `NONE` for what is not known."""
+        known = [name for name in names if name in self.now]
+        if not known:
             return NONE, NONE
-        return count(self.now[name]), self._rate(name)
+        return count(sum(self.now[name] for name in known)), self._rate(known)
 
-    def _rate(self, name: Name) -> str:
-        if name not in self.before:
+    def _rate(self, names: Sequence[Name]) -> str:
+        if any(name not in self.before for name in names):
             return NONE
         # A counter that fell started anew: its resource was made again.
-        rate = max(0, self.now[name] - self.before[name]) / self.seconds
+        rate = sum(max(0, self.now[name] - self.before[name]) for name in names) / self.seconds
         return count(round(rate)) if rate >= 10 or rate == 0 else f"{rate:.1f}"
 
 

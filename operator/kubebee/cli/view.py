@@ -14,11 +14,14 @@ from kubebee.cli.snapshot import Place, Resource, Snapshot
 from kubebee.lb.model import format_ipv4
 from kubebee.loader.readings import FunctionReading
 from kubebee.planner.plan import ResourceKey
+from kubebee.policy.compile import BUILTIN
 from kubebee.policy.stats import RuleStats
 
 ROWS = 30
 """Resources, frontends or rules shown at most: those that count most, and how many more there are."""
 EVENTS = 8
+HOOKS = 3
+"""Hooks of one cgroup that are named; of more only their number is."""
 LOG_LINES = 20
 _Item = TypeVar("_Item")
 
@@ -72,36 +75,42 @@ def _add_left_out(table: Table, left_out: int) -> None:
 
 def _programs(now: Snapshot, rates: Rates) -> Table:
     table = _table("PROGRAM", "STATE", "ATTACHED TO", numbers=("RUNS", "RUNS/S", "NS/RUN"))
-    readings = {(f.key, f.function): f for f in now.counters.functions}
-    shown, left_out = _most(now.resources, lambda resource: not resource.ready)
+    programs = [each for each in now.resources if each.kind != "BpfNode" or not each.ready]
+    shown, left_out = _most(programs, lambda resource: not resource.ready)
     first: dict[ResourceKey, ResourceKey] = {}
     for resource in shown:
         style = "" if resource.ready else "red"
         unit = now.units.get(resource.key, resource.key)
         sharing = first.setdefault(unit, resource.key)
-        functions = dict.fromkeys(place.function for place in resource.places)
-        if sharing != resource.key or not functions:
+        if sharing != resource.key or not resource.places:
             where = NONE if sharing == resource.key else f"together with {sharing}"
             table.add_row(str(resource.key), _state(resource), where, NONE, NONE, NONE, style=style)
             continue
-        for function in functions:
-            table.add_row(
-                f"{resource.key} {function}",
-                _state(resource),
-                _points(place for place in resource.places if place.function == function),
-                *_runs(readings.get((unit, function)), rates),
-                style=style,
-            )
+        for name, places in _rows(resource).items():
+            functions = {place.function for place in places}
+            readings = [f for f in now.counters.functions if f.key == unit and f.function in functions]
+            table.add_row(name, _state(resource), _points(places), *_runs(readings, rates), style=style)
     _add_left_out(table, left_out)
     return table
 
 
-def _runs(reading: FunctionReading | None, rates: Rates) -> tuple[str, str, str]:
+def _rows(resource: Resource) -> dict[str, list[Place]]:
+    """Places by what one row is about: a function of the user's, or all of ours of one attach type."""
+    rows: dict[str, list[Place]] = {}
+    for place in resource.places:
+        part = place.function
+        if resource.kind != "BpfProgram":
+            part = "" if place.type == "XDP" else "sockets"
+        rows.setdefault(f"{resource.key} {part}".rstrip(), []).append(place)
+    return rows
+
+
+def _runs(readings: Sequence[FunctionReading], rates: Rates) -> tuple[str, str, str]:
     # The kernel counts what isn't XDP only while statistics are on: 0 may well mean "not counted".
-    if reading is None or not (reading.runs or reading.verdicts):
-        return NONE, NONE, NONE
-    mean = NONE if reading.mean_ns is None else f"{reading.mean_ns:.0f}"
-    return *rates.cells("runs", reading.key, reading.function), mean
+    counted = [each for each in readings if each.runs or each.verdicts]
+    runs = sum(each.runs for each in counted)
+    mean = f"{sum(each.seconds for each in counted) * 1e9 / runs:.0f}" if runs else NONE
+    return *rates.cells(*(("runs", each.key, each.function) for each in counted)), mean
 
 
 def _state(resource: Resource) -> str:
@@ -111,13 +120,25 @@ def _state(resource: Resource) -> str:
 
 
 def _points(places: Iterable[Place]) -> str:
-    """Attach points by type and mode, each named once."""
+    """Attach points by type and mode; what comes first in several of them (a cgroup's path) is said once."""
     groups: dict[tuple[str, str], dict[str, None]] = {}
     for place in places:
         groups.setdefault((place.type, place.mode), {})[place.point] = None
     return "; ".join(
-        f"{type_} {', '.join(names)}" + (f" ({mode})" if mode else "")
-        for (type_, mode), names in groups.items()
+        f"{type_} {_once(names)}" + (f" ({mode})" if mode else "") for (type_, mode), names in groups.items()
+    )
+
+
+def _once(names: Iterable[str]) -> str:
+    by_start: dict[str, list[str]] = {}
+    for name in names:
+        start, _, rest = name.rpartition(" ")
+        by_start.setdefault(start, []).append(rest)
+    return ", ".join(
+        f"{start} ({len(rests)} hooks)"
+        if start and len(rests) > HOOKS
+        else f"{start} {', '.join(rests)}".lstrip()
+        for start, rests in by_start.items()
     )
 
 
@@ -140,16 +161,16 @@ def _frontends(now: Snapshot, rates: Rates) -> Table:
         table.add_row(
             now.frontends.get(frontend.key, NONE),
             str(frontend.key),
-            *rates.cells("connections", frontend.key),
-            *rates.cells("packets", frontend.key),
+            *rates.cells(("connections", frontend.key)),
+            *rates.cells(("packets", frontend.key)),
         )
         for member in frontend.backends:
             address = f"{format_ipv4(member.backend.address)}:{member.backend.port}"
             table.add_row(
                 "  leaving" if member.draining else "  backend",
                 address,
-                *rates.cells("connections", frontend.key, member.backend),
-                *rates.cells("packets", frontend.key, member.backend),
+                *rates.cells(("connections", frontend.key, member.backend)),
+                *rates.cells(("packets", frontend.key, member.backend)),
                 style="dim" if member.draining else "",
             )
     _add_left_out(table, left_out)
@@ -158,10 +179,11 @@ def _frontends(now: Snapshot, rates: Rates) -> Table:
 
 def _rules(now: Snapshot, rates: Rates) -> Table:
     table = _table("RULE", "ACTION", numbers=("HITS", "HITS/S"))
-    shown, left_out = _most(now.counters.rules, _hits)
+    named = (rule for rule in now.counters.rules if rule.policy != BUILTIN or _hits(rule))
+    shown, left_out = _most(named, _hits)
     for rule in shown:
         action = f"{rule.action.value} (audit only)" if rule.audit else rule.action.value
-        table.add_row(f"{rule.policy}/{rule.rule}", action, *rates.cells("hits", rule.policy, rule.rule))
+        table.add_row(f"{rule.policy}/{rule.rule}", action, *rates.cells(("hits", rule.policy, rule.rule)))
     _add_left_out(table, left_out)
     return table
 
@@ -176,7 +198,7 @@ def _drops(now: Snapshot, rates: Rates) -> Table:
     for drop in now.counters.drops:
         for reason, packets in drop.packets.items():
             if packets:
-                cells = rates.cells("dropped", drop.key, reason)
+                cells = rates.cells(("dropped", drop.key, reason))
                 table.add_row(owners.get(drop.key, str(drop.key)), reason.replace("_", " "), *cells)
     return table
 
