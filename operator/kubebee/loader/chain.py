@@ -16,7 +16,7 @@ from kubebee.bpf.map import Map
 from kubebee.bpf.object import BpfObject
 from kubebee.bpf.program import Program
 from kubebee.bpf.stage import as_stage, stage_maps
-from kubebee.errors import NotImplementedYetError
+from kubebee.errors import KubebeeError
 from kubebee.loader.unit import Rank
 from kubebee.planner.plan import Bundle, ResourceKey, Toolchain
 from kubebee.render.c_value import CIdent, RenderValue
@@ -25,6 +25,12 @@ from kubebee.render.environment import render_builtin
 ENTRY = "kb_xdp"
 RUN_MAP = "kb_run"
 RUN_VALUE_SIZE = 72  # struct kb_run in templates/include/chain.h
+
+
+class NotLinkableError(KubebeeError):
+    """A program that can only run alone on its interface isn't alone there; that may pass without an edit."""
+
+    reason = "NotLinkable"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +136,8 @@ def load_chain(chain: Chain, dispatcher: bytes) -> Program:
     """
     for stage in chain.stages:
         if stage.program is not None:
-            raise NotImplementedYetError(
-                f"{stage.key} is made by BCC, which gives no object to link: it can't share an interface",
-                where=str(stage.key),
+            raise NotLinkableError(
+                f"{stage.function} is made by BCC, which gives nothing to link: it can't share an interface",
                 hint="give it an interface of its own, or use toolchain Clang",
             )
     objects = [dispatcher]

@@ -6,12 +6,14 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
 
 from kubebee.errors import KubebeeError
+from kubebee.loader import bcc
+from kubebee.loader.bcc import MadeByBcc
 from kubebee.loader.facts import FACTS_VERSION, ObjectFacts, read_facts
 from kubebee.loader.unit import CodeObject, Unit
 from kubebee.planner.plan import Bundle, ResourceKey, Toolchain
@@ -28,6 +30,7 @@ class Compiled:
     Attributes:
         elf: empty for BCC, which loads what it compiles and leaves no object.
         seconds: wall time, also of a cache hit.
+        made: what BCC loaded; None if an earlier version of the same is to be adopted.
     """
 
     code: CodeObject
@@ -36,6 +39,7 @@ class Compiled:
     seconds: float
     cached: bool
     warnings: tuple[str, ...] = ()
+    made: MadeByBcc | None = None
 
 
 class StillCompilingError(KubebeeError):
@@ -56,12 +60,19 @@ class _Work:
 class Compiler:
     """Compiles bundles, two at a time, and remembers the facts of what it made.
 
+    Attributes:
+        on_late: called when something is compiled that nobody waited for.
+
     Args:
         cache: directory of the compile cache.
+        adoptable: whether what BCC would make of a source is loaded already.
     """
 
-    def __init__(self, cache: Path) -> None:
+    def __init__(
+        self, cache: Path, adoptable: Callable[[ResourceKey, Compiled], bool] = lambda _key, _item: False
+    ) -> None:
         self.on_late: Callable[[], None] = lambda: None
+        self._adoptable = adoptable
         self._work: dict[ResourceKey, _Work] = {}
         self._clang = ClangToolchain(cache)
         self._facts_directory = cache / "facts"
@@ -111,7 +122,7 @@ class Compiler:
             self.on_late()
 
     async def _all_of(self, unit: Unit) -> tuple[Compiled, ...]:
-        return tuple(await asyncio.gather(*(self._object(code) for code in unit.objects)))
+        return tuple(await asyncio.gather(*(self._object(unit.key, code) for code in unit.objects)))
 
     async def elf(self, bundle: Bundle) -> tuple[bytes, float, bool, tuple[str, ...]]:
         """ELF object of a bundle: (bytes, seconds, cached, warnings); errors as for `unit`."""
@@ -128,9 +139,9 @@ class Compiler:
             result = await self._clang.compile(request)
         return result.elf, result.seconds, result.cached, result.warnings
 
-    async def _object(self, code: CodeObject) -> Compiled:
+    async def _object(self, key: ResourceKey, code: CodeObject) -> Compiled:
         if code.bundle.toolchain is Toolchain.BCC:
-            return Compiled(code, b"", ObjectFacts(FACTS_VERSION, {}, (), ()), 0.0, False)
+            return await self._made_by_bcc(key, code)
         elf, seconds, cached, warnings = await self.elf(code.bundle)
         try:
             facts = self._facts_of(elf)
@@ -139,6 +150,14 @@ class Compiler:
             error.hint = error.hint or "compile it anew: clang -target bpf -O2 -g -c"
             raise
         return Compiled(code, elf, facts, seconds, cached, warnings)
+
+    async def _made_by_bcc(self, key: ResourceKey, code: CodeObject) -> Compiled:
+        item = Compiled(code, b"", ObjectFacts(FACTS_VERSION, {}, (), ()), 0.0, True)
+        if self._adoptable(key, item):
+            return item
+        async with self._slots:
+            made = await bcc.make(code)
+        return replace(item, seconds=made.seconds, cached=False, made=made)
 
     def _facts_of(self, elf: bytes) -> ObjectFacts:
         digest = hashlib.sha256(elf).hexdigest()

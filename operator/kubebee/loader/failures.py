@@ -28,7 +28,16 @@ _MAY_PASS = frozenset(
     }
 )
 _TRANSIENT_REASONS = frozenset(
-    {"ForeignProgram", "LinkLost", "NotConfirmed", "BpffsMissing", "InstanceInUse", "NoSnatAddress"}
+    {
+        "ForeignProgram",
+        "LinkLost",
+        "NotConfirmed",
+        "BpffsMissing",
+        "InstanceInUse",
+        "NoSnatAddress",
+        "NotLinkable",
+        "ModeConflict",
+    }
 )
 _VERIFIED_LINE = re.compile(r"(?<=@ )(?P<file>\S+):(?P<line>\d+)")  # as in "; return *p; @ drop.c:12"
 

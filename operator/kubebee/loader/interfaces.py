@@ -95,10 +95,11 @@ class XdpInterfaces:
         if active is not None and mode not in ("Auto", active.mode):
             self._forget(interface, active)  # the kernel has no change of mode in place
             active = None
+        if active is not None and not _exchange(active, program):
+            self._forget(interface, active)
+            active = None
         if active is None:
             active = self._attach_new(interface, ifindex, mode, chain, program)
-        elif active.link.info.prog_id != program.info.id:
-            active.link.update(program.fd)
         active.chain, active.program = chain, program
         self._confirm(active, chain, program)
         self.active[interface] = active
@@ -182,7 +183,8 @@ class XdpInterfaces:
 
     def pins(self) -> set[Path]:
         """Every pin that is in use."""
-        programs = {self._pins.program(_CHAIN, ENTRY, active.chain.hash) for active in self.active.values()}
+        linked = [active for active in self.active.values() if active.chain.direct is None]
+        programs = {self._pins.program(_CHAIN, ENTRY, active.chain.hash) for active in linked}
         return programs | {active.pin for active in self.active.values()}
 
     def repin(self) -> None:
@@ -208,6 +210,20 @@ def _attached(active: ActiveChain) -> bool:
     except BpfError:
         return False
     return info.ifindex == active.ifindex
+
+
+def _exchange(active: ActiveChain, program: Program) -> bool:
+    """Let a link run `program`; False if that takes a new link."""
+    if active.link.info.prog_id == program.info.id:
+        return True
+    try:
+        active.link.update(program.fd)
+    except BpfError as error:
+        # What BCC loads has no expected attach type; the kernel wants both programs to have the same.
+        if error.errno == errno.EINVAL:
+            return False
+        raise
+    return True
 
 
 def _attach_in_mode(interface: str, ifindex: int, mode: str, program: Program) -> tuple[Link, XdpMode]:

@@ -6,7 +6,6 @@ as it is; maps whose schema is unchanged are reused by a new version of the code
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,24 +20,16 @@ from kubebee.bpf.map import Map
 from kubebee.bpf.object import BpfObject
 from kubebee.bpf.program import Program
 from kubebee.errors import KubebeeError
+from kubebee.loader import bcc
+from kubebee.loader.carry_over import carry_over
 from kubebee.loader.chain import RUN_MAP, new_run_map
-from kubebee.loader.compiled import Compiled
+from kubebee.loader.compiled import Compiled, load_hash
 from kubebee.loader.drivers import driver_for
 from kubebee.loader.facts import MapSchema
 from kubebee.loader.pins import PinRoot
 from kubebee.loader.unit import Rank, Unit
-from kubebee.planner.plan import FunctionPlan, ResourceKey
+from kubebee.planner.plan import FunctionPlan, ResourceKey, Toolchain
 
-_COPYABLE = frozenset(
-    {
-        MapType.HASH,
-        MapType.ARRAY,
-        MapType.LRU_HASH,
-        MapType.LPM_TRIE,
-        MapType.PERCPU_HASH,
-        MapType.PERCPU_ARRAY,
-    }
-)
 _RUN_SCHEMA = "run1"
 # The firewall looks up answers to connections that the load balancer translated, in the balancer's own maps.
 SHARED_MAPS = {name: ResourceKey("ServiceLB", "_all") for name in ("kb_lb_rev", "kb_lb_flow")}
@@ -56,7 +47,7 @@ class Loaded:
 
     Attributes:
         maps: by the names of the source; the second object's data sections carry its index.
-        programs: functions that are not XDP, by name.
+        programs: functions that are not XDP, and all that BCC made, by name.
         run_maps: counters of the XDP functions, by name.
         struct_ops: object with struct_ops maps not registered yet, open until they are.
         notes: what a user should know, such as a map that was recreated.
@@ -96,7 +87,7 @@ class Loaded:
         """Pin everything again where pins are gone."""
         planned = {name: path for name, (_, path) in _pins_of_maps(self, pins).items()}
         for name, bpf_map in self.maps.items():
-            _pin_if_gone(bpf_map, planned[name])
+            _pin_if_gone(bpf_map, planned.get(name) or pins.map(self.unit.key, name, self.load_hash))
         for function, bpf_map in self.run_maps.items():
             _pin_if_gone(bpf_map, pins.map(self.unit.key, f"{RUN_MAP}-{function}", _RUN_SCHEMA))
         for name, program in self.programs.items():
@@ -133,7 +124,9 @@ def load_unit(
         _check_functions(item)
     loaded = Loaded(unit, load_hash, compiled, sizes=sizes)
     try:
-        if not _adopt(loaded, pins):
+        if any(_is_bcc(item) for item in compiled):
+            _take_bcc(loaded, pins)
+        elif not _adopt(loaded, pins):
             _load(loaded, pins)
         for function in unit.functions:
             if function.attach.type == "XDP" and function.name not in loaded.run_maps:
@@ -201,6 +194,34 @@ def _adopt(loaded: Loaded, pins: PinRoot) -> bool:
     loaded.program_pins = set(wanted.values())
     loaded.adopted = True
     return True
+
+
+def _is_bcc(item: Compiled) -> bool:
+    return item.code.bundle.toolchain is Toolchain.BCC
+
+
+def adoptable(key: ResourceKey, item: Compiled, pins: PinRoot) -> bool:
+    """Whether what BCC would make of this source is pinned, so that BCC need not run."""
+    kept = bcc.adopt(key, [plan.name for plan in item.code.functions], load_hash((item,), {}), pins)
+    if kept is not None:
+        bcc.release(kept)
+    return kept is not None
+
+
+def _take_bcc(loaded: Loaded, pins: PinRoot) -> None:
+    """Adopt or pin what BCC made: its functions, XDP ones too, and its maps."""
+    (item,) = loaded.compiled
+    key, digest = loaded.unit.key, loaded.load_hash
+    kept = bcc.adopt(key, [plan.name for plan in item.code.functions], digest, pins)
+    loaded.adopted = kept is not None
+    if kept is None:
+        if item.made is None:
+            raise KubebeeError("its pins were removed at this moment", reason="NotConfirmed", where=str(key))
+        kept = bcc.keep(key, item.made, digest, pins)
+    loaded.programs, loaded.maps = kept.programs, kept.maps
+    loaded.map_pins = {pins.map(key, name, digest) for name in kept.maps}
+    loaded.program_pins = {pins.program(key, name, digest) for name in kept.programs}
+    loaded.notes += kept.notes
 
 
 def _is_program(function: FunctionPlan) -> bool:
@@ -304,48 +325,11 @@ def _keep_maps(
         schema, path = planned[local]
         created = opened.maps[name].duplicate()
         if not schema.constant:
-            _carry_over(created, before.get(local, []), local, loaded)
+            loaded.notes += filter(None, [carry_over(created, before.get(local, []), local)])
         path.parent.mkdir(mode=0o700, exist_ok=True)
         created.pin(path)
         loaded.maps[local] = created
         loaded.map_pins.add(path)
-
-
-def _carry_over(created: Map, old_pins: list[Path], name: str, loaded: Loaded) -> None:
-    """Copy an earlier version's contents where keys and values have the same size; else say what is lost."""
-    for path in old_pins:
-        with contextlib.suppress(KubebeeError), Map.from_pin(path) as old:
-            new, info = created.info, old.info
-            same = (info.type, info.key_size, info.value_size) == (new.type, new.key_size, new.value_size)
-            if not same or info.type not in _COPYABLE or name.startswith("."):
-                loaded.notes.append(f"map {name} was made anew: its layout changed, its contents are lost")
-                return
-            copied, lost = _copy(old, created)
-            rest = f", {lost} did not fit" if lost else ""
-            loaded.notes.append(f"map {name} was made anew: its size changed, {copied} entries kept{rest}")
-            return
-
-
-def _copy(old: Map, new: Map) -> tuple[int, int]:
-    """Copy entries in batches; returns how many were copied and how many found no room."""
-    entries = list(old.items())
-    if new.info.type in (MapType.ARRAY, MapType.PERCPU_ARRAY):
-        entries = entries[: new.info.max_entries]
-    try:
-        new.update_batch(b"".join(k for k, _ in entries), b"".join(v for _, v in entries), len(entries))
-    except KubebeeError:  # full: what fits, one by one
-        return _copy_singly(entries, new)
-    return len(entries), 0
-
-
-def _copy_singly(entries: list[tuple[bytes, bytes]], new: Map) -> tuple[int, int]:
-    lost = 0
-    for key, value in entries:
-        try:
-            new.update(key, value)
-        except KubebeeError:
-            lost += 1
-    return len(entries) - lost, lost
 
 
 def _keep_programs(opened: BpfObject, item: Compiled, loaded: Loaded, pins: PinRoot) -> None:

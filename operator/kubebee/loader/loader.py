@@ -24,7 +24,7 @@ from kubebee.loader.host import Host
 from kubebee.loader.interfaces import XdpInterfaces
 from kubebee.loader.last_good import LastGood
 from kubebee.loader.links import Links
-from kubebee.loader.loaded import Loaded, load_unit, sizes_of
+from kubebee.loader.loaded import Loaded, adoptable, load_unit, sizes_of
 from kubebee.loader.pins import PinError, PinRoot, unit_directory
 from kubebee.loader.placing import Wanted, place
 from kubebee.loader.state import Pass, UnitState
@@ -60,7 +60,7 @@ class Loader:
         self._pins = pins
         self._node = node
         self._host = host
-        self._compiler = Compiler(cache)
+        self._compiler = Compiler(cache, lambda key, item: adoptable(key, item, pins))
         self._last_good = LastGood(cache / "running")
         self._lock: int | None = None
         self._unmounted = False
