@@ -13,7 +13,7 @@ from lab import Lab
 from support.running import Running
 
 _LOOK_SECONDS = 0.0005
-_DEADLINE_SECONDS = 10.0
+_DEADLINE_SECONDS = 60.0
 
 
 @contextlib.contextmanager

@@ -1,0 +1,157 @@
+"""10,000 frontends of 10 backends each, from 100 manifests to maps, and one backend changed. Prints JSON.
+
+Needs root. A real `kubebee run` in the lab. `to_maps` is from the start of the process to the moment at which
+the map of frontends holds all of them; nothing was loaded before, but its C is compiled. `one_backend_to_map`
+is from the rename of a manifest with one backend changed to the frontend's new table in the map; the part
+from model to map is in servicelb_scale.py. YAML and JSON each; `parse_alone` is text to dictionaries.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import yaml
+
+from bench.report import Figure, Report
+from bench.site import kubebee, pins_of, rename_into, seconds_until
+from kubebee.bpf.map import Map
+from kubebee.lb.layout import pack_key
+from kubebee.lb.model import FrontendKey, Protocol
+from kubebee.store.manifests import read_documents
+from lab import Lab
+from support.running import Running, wait_for
+
+FILES = 100
+FRONTENDS = 100  # a file
+FIRST_ADDRESS = 0x0A600000
+BACKENDS = 10
+STARTS = 3
+RUNS = 21
+FORMS = ("json", "yaml")
+PAUSE_SECONDS = 0.3
+LOOK_SECONDS = 0.01
+
+
+def frontend(file: int, number: int, changed: int = 0) -> dict[str, object]:
+    base = (file * FRONTENDS + number) * BACKENDS
+    backends = [
+        {"address": f"10.{128 + (base + i >> 16)}.{base + i >> 8 & 255}.{base + i & 255}", "port": 8080}
+        for i in range(BACKENDS)
+    ]
+    if changed:
+        backends[0]["port"] = changed
+    address = f"10.96.{file}.{number}"
+    return {"name": f"f{number}", "address": address, "port": 80, "protocol": "TCP", "backends": backends}
+
+
+def manifest(file: int, form: str, changed: int = 0) -> str:
+    spec = {
+        "interfaces": {"names": ["eth0"]},
+        "frontends": [frontend(file, n, changed if n == 0 else 0) for n in range(FRONTENDS)],
+    }
+    document = {
+        "apiVersion": "kubebee.dev/v1alpha1",
+        "kind": "ServiceLB",
+        "metadata": {"name": f"lb{file}"},
+        "spec": spec,
+    }
+    if form == "json":
+        return json.dumps(document)
+    return str(yaml.dump(document, Dumper=yaml.CSafeDumper, sort_keys=False))
+
+
+class Bench:
+    """A kubebee and its folder of ServiceLBs."""
+
+    def __init__(self, lab: Lab, running: Running, form: str) -> None:
+        self._lab = lab
+        self._running = running
+        self._form = form
+        self._port = 9000
+        for file in range(FILES):
+            (running.manifests / f"lb{file}.{form}").write_text(manifest(file, form))
+
+    def _map(self, name: str) -> Map | None:
+        pins = sorted((pins_of(self._lab) / "m").glob(f"servicelb-*/{name}@*"))
+        return Map.from_pin(str(pins[0])) if pins else None
+
+    def start(self) -> float:
+        """Seconds from the start of kubebee to all frontends in the map."""
+        since = time.perf_counter()
+        self._running.start()
+        found: list[Map] = []
+
+        missing = [
+            pack_key(FrontendKey(FIRST_ADDRESS + (file << 8) + number, 80, Protocol.TCP))
+            for file in range(FILES)
+            for number in range(FRONTENDS)
+        ]
+
+        def look() -> bool:
+            time.sleep(LOOK_SECONDS)
+            if not found and (opened := self._map("kb_lb_fe")):
+                found.append(opened)
+            while found and missing and found[0].lookup(missing[-1]) is not None:
+                missing.pop()
+            return not missing
+
+        seconds = seconds_until(look, since)
+        found[0].close()
+        return seconds
+
+    def stop_and_remove(self) -> None:
+        """End kubebee, and take away all that it loaded."""
+        self._running.kill()
+        self._lab.on_node("sh", "-c", "rm -r /sys/fs/bpf/kubebee")
+
+    def change(self) -> float:
+        """Milliseconds from an edit of one backend's port to the table with that backend."""
+        self._port += 1
+        text = manifest(0, self._form, self._port)
+        opened = self._map("kb_lb_fe")
+        assert opened is not None
+        key = pack_key(FrontendKey(FIRST_ADDRESS, 80, Protocol.TCP))
+        with opened:
+            before = opened.lookup(key)
+            since = rename_into(self._running, f"lb0.{self._form}", text)
+            seconds = seconds_until(lambda: opened.lookup(key) != before, since)
+        time.sleep(PAUSE_SECONDS)
+        return seconds * 1e3
+
+    def settle(self) -> None:
+        """Wait until every status is written: that is not part of an edit."""
+        folder = self._running.manifests / ".kubebee/status/ServiceLB"
+        wait_for("statuses", lambda: len(list(folder.glob("*.yaml"))) >= FILES, 60)
+
+
+def parse_seconds(folder: Path) -> float:
+    start = time.perf_counter()
+    for path in folder.glob("lb*"):
+        read_documents(path)
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    aim = "10,000 frontends x 10 backends from manifests to maps < 5 s; one backend changed to map < 20 ms"
+    report = Report("lb_manifest_scale", aim, RUNS)
+    for form in FORMS:
+        with kubebee() as (lab, running):
+            bench = Bench(lab, running, form)
+            bench.start()  # compiles
+            starts = []
+            for _ in range(STARTS):
+                bench.stop_and_remove()
+                starts.append(bench.start())
+            bench.settle()
+            changes = [bench.change() for _ in range(RUNS)]
+            parsing = [parse_seconds(running.manifests) for _ in range(STARTS)]
+        report.figures[f"{form}_to_maps"] = Figure("s", starts, 5)
+        report.figures[f"{form}_parse_alone"] = Figure("s", parsing)
+        report.figures[f"{form}_one_backend_to_map"] = Figure("ms", changes, 20)
+    report.print()
+
+
+if __name__ == "__main__":
+    main()
