@@ -73,6 +73,7 @@ class Requests:
             thread.join()
 
     def _repeat(self, once: Callable[[], None], pause: float) -> None:
+        once()
         while not self._stop.wait(pause):
             once()
 

@@ -44,9 +44,10 @@ def _spaced(blocks: Sequence[RenderableType]) -> Iterator[RenderableType]:
 
 
 def _headline(now: Snapshot) -> Text:
-    ready = sum(resource.ready for resource in now.resources)
-    style = "bold green" if ready == len(now.resources) else "bold red"
-    line = Text(f"{ready} of {len(now.resources)} ready", style=style)
+    resources = _programmed(now)
+    ready = sum(resource.ready for resource in resources)
+    style = "bold green" if ready == len(resources) else "bold red"
+    line = Text(f"{ready} of {len(resources)} ready", style=style)
     if now.counters_missing:
         line.append(f"   no counters: {now.counters_missing}", style="yellow")
     return line
@@ -75,8 +76,7 @@ def _add_left_out(table: Table, left_out: int) -> None:
 
 def _programs(now: Snapshot, rates: Rates) -> Table:
     table = _table("PROGRAM", "STATE", "ATTACHED TO", numbers=("RUNS", "RUNS/S", "NS/RUN"))
-    programs = [each for each in now.resources if each.kind != "BpfNode" or not each.ready]
-    shown, left_out = _most(programs, lambda resource: not resource.ready)
+    shown, left_out = _most(_programmed(now), lambda resource: not resource.ready)
     first: dict[ResourceKey, ResourceKey] = {}
     for resource in shown:
         style = "" if resource.ready else "red"
@@ -92,6 +92,11 @@ def _programs(now: Snapshot, rates: Rates) -> Table:
             table.add_row(name, _state(resource), _points(places), *_runs(readings, rates), style=style)
     _add_left_out(table, left_out)
     return table
+
+
+def _programmed(now: Snapshot) -> list[Resource]:
+    """What users ask for; the node itself only if something is wrong with it."""
+    return [each for each in now.resources if each.kind != "BpfNode" or not each.ready]
 
 
 def _rows(resource: Resource) -> dict[str, list[Place]]:
