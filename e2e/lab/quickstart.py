@@ -164,4 +164,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:  # before the live view: everything was removed on the way here
+        sys.exit(128 + signal.SIGINT)

@@ -97,4 +97,4 @@ class Requests:
 
     def _on_the_node(self) -> None:
         """A process of the node connects to the virtual address: one more program executed, one socket."""
-        self._lab.on_node("bash", "-c", f": </dev/tcp/{VIP}/{WEB_PORT}", check=False)
+        self._lab.on_node("timeout", "1", "bash", "-c", f": </dev/tcp/{VIP}/{WEB_PORT}", check=False)
