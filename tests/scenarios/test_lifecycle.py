@@ -343,3 +343,13 @@ def test_the_node_itself_has_a_status(lab: Lab, running: Running) -> None:
     assert (entry["resource"], entry["stage"], entry["points"]) == ("packets", "Running", ["eth0"])
     assert entry["wantedHash"] == entry["runningHash"]
     assert {f["name"] for f in status["features"] if f.get("available")} >= {"tcx"}
+
+
+def test_every_edit_has_a_generation_of_its_own_refused_ones_too(running: Running) -> None:
+    running.apply(program("packets", counter(), XDP))
+    running.wait_ready("BpfProgram", "packets")
+    running.apply(program("packets", counter(), XDP, rollout={"paused": True}))
+    refused = running.wait_reason("BpfProgram", "packets", "NotImplemented")
+    running.apply(program("packets", counter(), XDP))
+    mended = running.wait_ready("BpfProgram", "packets", refused.generation + 1)
+    assert (refused.generation, mended.generation) == (2, 3)

@@ -29,12 +29,12 @@ class Rejected:
     """A document that is not taken, and why. `key` is None where even its name can't be told.
 
     Attributes:
-        kept_generation: generation of the version before it, which stays in force; 0 if there is none.
+        generation: of the edit that is not taken; the version before it stays in force, if there is one.
     """
 
     key: ResourceKey | None
     error: KubebeeError
-    kept_generation: int = 0
+    generation: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +81,7 @@ class DirectoryStore:
         self._files: dict[str, _File] = {}
         self._accepted = self.state.load_accepted()
         self._parsed: dict[tuple[str, str], AnyResource] = {}
+        self._refused: dict[tuple[str, str], tuple[_Entry, int]] = {}
 
     def scan(self) -> Snapshot:
         """Read what changed since the last scan and say what is in force now.
@@ -137,24 +138,40 @@ class DirectoryStore:
             if name is None or name[0] not in KINDS or entry.outcome.reason == "InvalidName":
                 return Rejected(None, entry.outcome)
             seen[name] = entry.document.where
-            record = self._accepted.get(name)
-            return Rejected(ResourceKey(*name), entry.outcome, record.generation if record else 0)
+            return Rejected(ResourceKey(*name), entry.outcome, self._refused_generation(name, entry))
         assert name is not None
         assert entry.outcome is not None
         seen[name] = entry.document.where
         self._accept(name, entry.outcome, entry)
         return None
 
+    def _refused_generation(self, key: tuple[str, str], entry: _Entry) -> int:
+        """The number of an edit that is not taken: each edit has one of its own, as on an API server."""
+        known = self._refused.get(key)
+        if known is None or known[0] is not entry:
+            known = self._refused[key] = (entry, self._last_generation(key) + 1)
+        return known[1]
+
+    def _last_generation(self, key: tuple[str, str]) -> int:
+        accepted, refused = self._accepted.get(key), self._refused.get(key)
+        return max(accepted.generation if accepted else 0, refused[1] if refused else 0)
+
     def _accept(self, key: tuple[str, str], resource: AnyResource, entry: _Entry) -> None:
         body = entry.document.body
         assert isinstance(body, dict)
         before = self._accepted.get(key)
         source = entry.file
-        if before and before.manifest.get("spec") == body.get("spec"):
+        if before and before.manifest.get("spec") == body.get("spec") and key not in self._refused:
             generation = before.generation
         else:
-            generation = before.generation + 1 if before else 1
-        if before is None or before.manifest != body or before.source != source:
+            generation = self._last_generation(key) + 1
+            self._refused.pop(key, None)
+        unchanged = before and (before.manifest, before.source, before.generation) == (
+            body,
+            source,
+            generation,
+        )
+        if not unchanged:
             record = Accepted(
                 kind=key[0],
                 name=key[1],
@@ -175,6 +192,7 @@ class DirectoryStore:
                 continue  # its file can't be read just now: that is no wish to delete it
             del self._accepted[key]
             self._parsed.pop(key, None)
+            self._refused.pop(key, None)
             with contextlib.suppress(OSError):
                 self.state.forget(*key)
 
