@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -140,7 +142,8 @@ class Agent:
         ]
         try:
             await asyncio.sleep(0)  # the watches listen before the first look: no edit falls between the two
-            await self.reconcile()
+            with _collector_spared():
+                await self.reconcile()
             while not self._stopping:
                 await self._wait(watches)
                 try:
@@ -317,6 +320,20 @@ class Agent:
                 self.events.changed = False
         except OSError as error:
             log.warning("status can't be written: %s", error.strerror)
+
+
+@contextlib.contextmanager
+def _collector_spared() -> Iterator[None]:
+    """What the first pass makes stays: the garbage collector need not look at it, now or later.
+
+    With 100,000 backends each full collection takes a third of a second.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def unit_keys(planned: Planned) -> Mapping[ResourceKey, ResourceKey]:
