@@ -243,8 +243,7 @@ class Agent:
             self._set_status(declared, planned, unit)
         for key, rejected in named.items():
             unit = report.units.get(units.get(key, key))
-            generation = rejected.kept_generation + 1
-            self._refuse(key, generation, rejected.error, unit)
+            self._refuse(key, rejected.generation, rejected.error, unit)
         for rejected in snapshot.rejected:
             if rejected.key is None:
                 self._tell_once(ResourceKey("Manifest", rejected.error.where), rejected.error)
