@@ -180,7 +180,8 @@ class Loader:
         """The version of `unit`: the active one if only data or places changed, an adopted or a new one."""
         # After a restart, a chain must not be exchanged for one without a stage that is still being compiled.
         ran_before = state.active is None and bool(self._pins.maps_of(unit.key))
-        compiled = await self._compiler.unit(unit, None if ran_before else COMPILE_PATIENCE)
+        patience = None if ran_before else COMPILE_PATIENCE
+        compiled = _known(state.active, unit) or await self._compiler.unit(unit, patience)
         state.compile_seconds = sum(item.seconds for item in compiled if not item.cached)
         sizes = sizes_of(unit, self._pins)
         digest = load_hash(compiled, sizes)
@@ -451,6 +452,14 @@ class Loader:
             for key, state in self.states.items()
         }
         return NodeReport(self._node, units, happenings)
+
+
+def _known(active: Loaded | None, unit: Unit) -> tuple[Compiled, ...]:
+    """What is compiled already: an edit of addresses or rules touches no file of the cache."""
+    if active is None or active.unit.objects != unit.objects:
+        return ()
+    from_node = any(code.bundle.path for code in unit.objects)  # such a file may be another one by now
+    return () if from_node else active.compiled
 
 
 def loaded_reason(adopted: bool) -> str:
