@@ -5,14 +5,13 @@ Prints JSON. Needs root. Maps are anonymous and go with the process.
 
 from __future__ import annotations
 
-import json
 import resource
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
 
+from bench.report import Figure, Report
 from kubebee.bpf.constants import MapFlag, MapType
 from kubebee.bpf.map import Map
 from kubebee.lb.layout import BACKEND_BYTES, ROW_BYTES
@@ -82,22 +81,23 @@ def main() -> None:
     after_adoption, report = timed(lambda: adopted.apply(maps, desired, CONFIG))
     assert report == SyncReport(), report
 
-    result = {
+    aim = "the part of lb_manifest_scale from model to map, with the kernel's maps but no loader"
+    report = Report("servicelb_scale", aim, 1)
+    report.figures = {
+        "merge": Figure("s", [merge_seconds]),
+        "first_apply": Figure("s", [first]),
+        "noop_same_objects": Figure("ms", [noop * 1e3]),
+        "noop_equal_objects": Figure("ms", [noop_equal * 1e3]),
+        "one_backend_removed": Figure("ms", [seconds * 1e3 for seconds in changes], 20),
+        "adopt": Figure("s", [adoption]),
+        "apply_after_adopt": Figure("ms", [after_adoption * 1e3]),
+    }
+    report.notes = {
         "frontends": FRONTENDS,
         "backends_each": BACKENDS,
-        "merge_seconds": round(merge_seconds, 4),
-        "first_apply_seconds": round(first, 4),
-        "noop_same_objects_ms": round(noop * 1e3, 3),
-        "noop_equal_objects_ms": round(noop_equal * 1e3, 3),
-        "one_backend_removed_ms": {
-            "median": round(statistics.median(changes) * 1e3, 3),
-            "worst": round(max(changes) * 1e3, 3),
-        },
-        "adopt_seconds": round(adoption, 4),
-        "apply_after_adopt_ms": round(after_adoption * 1e3, 3),
         "max_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
-    print(json.dumps(result, indent=2))
+    report.print()
 
 
 if __name__ == "__main__":
