@@ -184,8 +184,11 @@ class Loader:
         compiled = _known(state.active, unit) or await self._compiler.unit(unit, patience)
         state.compile_seconds = sum(item.seconds for item in compiled if not item.cached)
         sizes = sizes_of(unit, self._pins)
-        digest = load_hash(compiled, sizes)
         active = state.active
+        if active is not None and active.compiled is compiled and active.sizes == sizes:
+            digest = active.load_hash
+        else:
+            digest = load_hash(compiled, sizes)
         if active is not None and active.load_hash == digest:
             self._globals(compiled, active, active.unit)
             active.unit, active.compiled = unit, compiled
