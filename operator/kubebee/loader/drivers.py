@@ -42,11 +42,15 @@ class Target:
         key: names the place in pins; equal keys are one place.
         point: what the status calls it.
         ifindex: the interface, for types that have one.
+        order: names the hook, for types whose programs at one hook run in order of priority.
+        position: for those, where among the programs at the hook to attach now.
     """
 
     key: str
     point: str
     ifindex: int = 0
+    order: str = ""
+    position: kernel.Position | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,13 +123,14 @@ class _Tc:
         selected = host.select(tc.interfaces)
         side = tc.direction.lower()
         found = (
-            Target(f"tc:{name}:{index}:{side}", f"{name} {side}", index)
+            Target(f"tc:{name}:{index}:{side}", f"{name} {side}", index, f"{index} {side}")
             for name, index in selected.found.items()
         )
         return Targets(tuple(found), selected.missing)
 
     def attach(self, prog_fd: int, attach: api.Attach, target: Target, host: Host) -> Link:  # noqa: ARG002
-        return kernel.attach_tcx(prog_fd, target.ifindex, cast("api.TcAttach", attach).direction == "Ingress")
+        ingress = cast("api.TcAttach", attach).direction == "Ingress"
+        return kernel.attach_tcx(prog_fd, target.ifindex, ingress, target.position)
 
 
 class _Cgroup:

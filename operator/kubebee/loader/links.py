@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kubebee.api.v1alpha1.attach import Attach
+from kubebee.bpf.attach import attach_tcx
+from kubebee.bpf.inventory import tcx_programs
 from kubebee.bpf.link import Link
+from kubebee.bpf.program import Program
 from kubebee.bpf.syscall import BpfError
 from kubebee.errors import KubebeeError
+from kubebee.loader import tcx_order
 from kubebee.loader.drivers import Target, driver_for
 from kubebee.loader.host import Host
 from kubebee.loader.loaded import Loaded
@@ -20,7 +24,12 @@ _Place = tuple[ResourceKey, str, str]
 
 @dataclass
 class ActiveLink:
-    """One attachment, as confirmed from the kernel."""
+    """One attachment, as confirmed from the kernel.
+
+    Attributes:
+        rank: its place among ours, where the target has an order.
+        position: that it has there, counted from 0 over ours; -1 elsewhere.
+    """
 
     function: str
     type: str
@@ -30,6 +39,8 @@ class ActiveLink:
     link_id: int
     prog_id: int
     pin: Path
+    rank: tcx_order.Rank = (0, "", "")
+    position: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +104,8 @@ class Links:
         if plan.attach.type == "StructOps":
             active = self._place_struct_ops(place, plan, target, loaded, before)
         else:
-            active = self._place_program(plan, target, loaded, host, before)
+            active = self._place_program(place, plan, target, loaded, host, before)
+        active.rank = _rank(place, plan)
         self.active[place] = active
         self._name_pin(place, active, loaded)
         if before is not None and before is not active:
@@ -103,6 +115,7 @@ class Links:
 
     def _place_program(
         self,
+        place: _Place,
         plan: FunctionPlan,
         target: Target,
         loaded: Loaded,
@@ -116,7 +129,8 @@ class Links:
             active.link.update(program.fd)
             active.prog_id = active.link.info.prog_id
         if active is None or active.prog_id != prog_id:
-            link = driver.attach(program.fd, plan.attach, target, host)
+            position = tcx_order.position(_rank(place, plan), self._others(place, target))
+            link = driver.attach(program.fd, plan.attach, replace(target, position=position), host)
             info = link.info
             mode = "TCX" if plan.attach.type == "TC" else ""
             active = ActiveLink(
@@ -177,6 +191,53 @@ class Links:
             active.link.pin(wanted)
         active.pin = wanted
 
+    def reorder(self) -> list[tuple[ResourceKey, KubebeeError]]:
+        """Bring programs of one hook into their order.
+
+        A link can't change its place: a program that must move is off its hook for some microseconds.
+
+        Returns:
+            Resources whose program could not be attached again.
+        """
+        hooks: dict[str, list[_Place]] = {}
+        for place, active in self.active.items():
+            if active.target.order:
+                hooks.setdefault(active.target.order, []).append(place)
+        failures = []
+        for places in hooks.values():
+            places.sort(key=lambda place: self.active[place].rank)
+            wanted = {self.active[place].link_id: place for place in places}
+            first = self.active[places[0]]
+            ingress = first.target.point.endswith("ingress")
+            actual = [link for _, link in tcx_programs(first.target.ifindex, ingress) if link in wanted]
+            for link_id in tcx_order.to_move(list(wanted), actual) if len(actual) == len(wanted) else ():
+                try:
+                    self._move(wanted[link_id], ingress)
+                except KubebeeError as error:
+                    failures.append((wanted[link_id][0], error))
+            for position, place in enumerate(place for place in places if place in self.active):
+                self.active[place].position = position
+        return failures
+
+    def _move(self, place: _Place, ingress: bool) -> None:
+        """Attach a program anew where its rank wants it; the kernel refuses it twice on one hook."""
+        active = self.active[place]
+        with Program.from_id(active.prog_id) as program:
+            self._drop(place)
+            position = tcx_order.position(active.rank, self._others(place, active.target))
+            active.link = attach_tcx(program.fd, active.target.ifindex, ingress, position)
+        active.link.pin(active.pin)
+        active.link_id = active.link.info.id
+        self.active[place] = active
+
+    def _others(self, place: _Place, target: Target) -> list[tuple[tcx_order.Rank, int]]:
+        """Our other programs on a hook that has an order."""
+        return [
+            (active.rank, active.link_id)
+            for other, active in self.active.items()
+            if target.order and active.target.order == target.order and other != place and _alive(active)
+        ]
+
     def drop_unit(self, key: ResourceKey) -> None:
         """Detach everything of a unit."""
         for place in [p for p in self.active if p[0] == key]:
@@ -199,6 +260,10 @@ class Links:
     def pins(self) -> set[Path]:
         """Every pin that is in use."""
         return {active.pin for active in self.active.values()}
+
+
+def _rank(place: _Place, plan: FunctionPlan) -> tcx_order.Rank:
+    return (plan.priority, place[0].name, plan.name)
 
 
 def _targets(plan: FunctionPlan, host: Host) -> tuple[tuple[Target, ...], tuple[str, ...]]:

@@ -126,6 +126,8 @@ class Loader:
         for key in sorted(units, key=str):
             if key in run.versions and (key in run.fresh or moved or not self.states[key].settled):
                 self._attach_rest(key, run)
+        for key, why in self.links.reorder():
+            self._fail(key, describe(why, Stage.ATTACH), self.states[key].failure)
         await self._attach_xdp(run)
         for key in removed:
             self._remove(key)

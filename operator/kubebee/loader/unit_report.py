@@ -55,7 +55,15 @@ def attached_of(key: ResourceKey, xdp: XdpInterfaces, links: Links) -> Iterable[
                     active.link_id,
                 )
     for link in links.of_unit(key):
-        yield Attached(link.function, link.type, link.target.point, link.mode, -1, link.prog_id, link.link_id)
+        yield Attached(
+            link.function,
+            link.type,
+            link.target.point,
+            link.mode,
+            link.position,
+            link.prog_id,
+            link.link_id,
+        )
 
 
 def _map_facts(loaded: Loaded) -> Iterable[MapFact]:
