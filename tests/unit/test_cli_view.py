@@ -13,8 +13,8 @@ from kubebee.cli.snapshot import Resource, Snapshot
 from kubebee.lb.layout import Stat
 from kubebee.lb.model import Backend, FrontendKey, Protocol, parse_ipv4
 from kubebee.lb.stats import BackendStats, FrontendStats
+from kubebee.loader.counted import DropsReading, FunctionReading
 from kubebee.loader.pinned import Counters
-from kubebee.loader.readings import DropsReading, FunctionReading
 from kubebee.planner.plan import ResourceKey
 from kubebee.policy.compile import BUILTIN
 from kubebee.policy.model import Action

@@ -12,7 +12,7 @@ from rich.text import Text
 from kubebee.cli.rates import NONE, Rates
 from kubebee.cli.snapshot import Place, Resource, Snapshot
 from kubebee.lb.model import format_ipv4
-from kubebee.loader.readings import FunctionReading
+from kubebee.loader.counted import FunctionReading
 from kubebee.planner.plan import ResourceKey
 from kubebee.policy.compile import BUILTIN
 from kubebee.policy.stats import RuleStats

@@ -17,14 +17,13 @@ from kubebee.bpf.object import BpfObject
 from kubebee.bpf.program import Program
 from kubebee.bpf.stage import as_stage, stage_maps
 from kubebee.errors import KubebeeError
+from kubebee.loader.counted import RUN_MAP, RUN_VALUE_SIZE
 from kubebee.loader.unit import Rank
 from kubebee.planner.plan import Bundle, ResourceKey, Toolchain
 from kubebee.render.c_value import CIdent, RenderValue
 from kubebee.render.environment import render_builtin
 
 ENTRY = "kb_xdp"
-RUN_MAP = "kb_run"
-RUN_VALUE_SIZE = 72  # struct kb_run in templates/include/chain.h
 
 
 class NotLinkableError(KubebeeError):

@@ -22,8 +22,9 @@ from kubebee.bpf.program import Program
 from kubebee.errors import KubebeeError
 from kubebee.loader import bcc
 from kubebee.loader.carry_over import carry_over
-from kubebee.loader.chain import RUN_MAP, new_run_map
+from kubebee.loader.chain import new_run_map
 from kubebee.loader.compiled import Compiled, load_hash
+from kubebee.loader.counted import RUN_MAP
 from kubebee.loader.drivers import driver_for
 from kubebee.loader.facts import MapSchema
 from kubebee.loader.pins import PinRoot

@@ -16,15 +16,15 @@ from kubebee.errors import KubebeeError
 from kubebee.lb import stats as lb_stats
 from kubebee.lb import sync as lb_sync
 from kubebee.lb.stats import FrontendStats
-from kubebee.loader.chain import RUN_MAP
-from kubebee.loader.pins import PinRoot
-from kubebee.loader.readings import (
+from kubebee.loader.counted import (
     MAX_FRONTENDS,
+    RUN_MAP,
     DropsReading,
     FunctionReading,
     of_program,
     of_stage,
 )
+from kubebee.loader.pins import PinRoot
 from kubebee.planner.plan import PolicyUnit, ResourceKey
 from kubebee.policy import layout as policy_layout
 from kubebee.policy import stats as policy_stats

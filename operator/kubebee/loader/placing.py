@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from kubebee.api.v1alpha1.attach import XdpAttach
 from kubebee.errors import KubebeeError
 from kubebee.loader.chain import Chain, Stage
+from kubebee.loader.counted import XDP_VERDICTS
 from kubebee.loader.host import Host
 from kubebee.loader.loaded import Loaded
 from kubebee.loader.unit import Rank
 from kubebee.planner.plan import FunctionPlan, ResourceKey
 
-XDP_VERDICTS = ("ABORTED", "DROP", "PASS", "TX", "REDIRECT")
 DEFAULT_PROCEED = ("PASS",)
 
 

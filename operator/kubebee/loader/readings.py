@@ -6,71 +6,26 @@
 from __future__ import annotations
 
 import itertools
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from kubebee import drops
 from kubebee.bpf.constants import MapType
 from kubebee.bpf.map import Map
-from kubebee.bpf.program import ProgInfo
 from kubebee.lb import stats as lb_stats
 from kubebee.lb.stats import FrontendStats
-from kubebee.loader.chain import RUN_VALUE_SIZE
+from kubebee.loader.counted import MAX_FRONTENDS, DropsReading, FunctionReading, of_program, of_stage
 from kubebee.loader.loaded import SHARED_MAPS, Loaded
 from kubebee.loader.loader import Loader
-from kubebee.loader.placing import XDP_VERDICTS
 from kubebee.planner.plan import ResourceKey
 from kubebee.policy import stats as policy_stats
 from kubebee.policy.stats import RuleStats
 
-WENT_ON = "NEXT"
-"""Stands beside the XDP verdicts for a stage that left the packet to the next one."""
-_VERDICTS = (*XDP_VERDICTS, WENT_ON)
-_RUN = struct.Struct("=QQQ6Q")  # struct kb_run in templates/include/chain.h
-assert _RUN.size == RUN_VALUE_SIZE
-_KEY_0 = bytes(4)
 _COUNTED = frozenset(
     {MapType.HASH, MapType.PERCPU_HASH, MapType.LRU_HASH, MapType.LRU_PERCPU_HASH, MapType.LPM_TRIE}
 )
 COUNT_LIMIT = 65_536
 """A map of more entries is not counted: there is no count to ask for, so all entries must be read."""
-MAX_FRONTENDS = 1_000
-"""With more frontends their counters are not read: each backend costs a look-up."""
-
-
-@dataclass(frozen=True, slots=True)
-class FunctionReading:
-    """Runs of one function since it was loaded; those of XDP go on through new versions.
-
-    Attributes:
-        type: attach type of the API.
-        points: where it is attached now.
-        runs: of XDP always; of others only while kernel statistics are on (`run --enable-stats`), else 0.
-        mean_ns: per run, None if no run was timed. XDP: of one run in 64, clock reads included.
-        verdicts: XDP only: runs by verdict, `WENT_ON` among them; empty elsewhere.
-    """
-
-    key: ResourceKey
-    function: str
-    type: str
-    points: tuple[str, ...]
-    runs: int
-    mean_ns: float | None
-    verdicts: dict[str, int]
-
-    @property
-    def seconds(self) -> float:
-        """Time spent in all runs, extrapolated from the timed ones."""
-        return self.runs * (self.mean_ns or 0.0) / 1e9
-
-
-@dataclass(frozen=True, slots=True)
-class DropsReading:
-    """Packets that a built-in stage dropped, by reason (templates/include/drop_reason.h)."""
-
-    key: ResourceKey
-    packets: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,31 +126,6 @@ def _functions(loader: Loader, key: ResourceKey, version: Loaded) -> Iterator[Fu
             yield of_program(key, name, plan.attach.type, points, version.programs[name].info)
         elif name in version.run_maps:
             yield of_stage(key, name, plan.attach.type, points, version.run_maps[name])
-
-
-def of_program(
-    key: ResourceKey, function: str, type_: str, points: tuple[str, ...], info: ProgInfo
-) -> FunctionReading:
-    """What the kernel counted of a program."""
-    mean = info.run_time_ns / info.run_cnt if info.run_cnt else None
-    return FunctionReading(key, function, type_, points, info.run_cnt, mean, {})
-
-
-def of_stage(
-    key: ResourceKey, function: str, type_: str, points: tuple[str, ...], run_map: Map
-) -> FunctionReading:
-    """What the dispatcher counted of a stage, see templates/include/chain.h."""
-    per_cpu = [_RUN.unpack(value) for value in run_map.lookup_percpu(_KEY_0)]
-    runs, timed, nanoseconds, *verdicts = (sum(column) for column in zip(*per_cpu, strict=True))
-    return FunctionReading(
-        key=key,
-        function=function,
-        type=type_,
-        points=points,
-        runs=runs,
-        mean_ns=nanoseconds / timed if timed else None,
-        verdicts=dict(zip(_VERDICTS, verdicts, strict=True)),
-    )
 
 
 def _points(loader: Loader, key: ResourceKey, function: str) -> Iterator[str]:
