@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from pathlib import Path
-from typing import Self
 
 from kubebee.bpf.constants import AttachFlag, AttachType, Cmd, LinkType
-from kubebee.bpf.syscall import bpf, c_string, fd_by_id, next_id, obj_get, obj_info, obj_pin
+from kubebee.bpf.handle import Handle
+from kubebee.bpf.syscall import bpf, c_string, next_id, obj_info
 
 _INFO_SIZE = 64  # struct bpf_link_info up to the end of every member read here
 _DETAILS = 16  # offset of its union
@@ -61,26 +59,10 @@ class LinkInfo:
     offset: int | None = None
 
 
-class Link:
+class Link(Handle):
     """An open link. Owns its file descriptor; use as a context manager or call close()."""
 
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-
-    @classmethod
-    def from_pin(cls, path: str | Path) -> Self:
-        """Open the link pinned at a path."""
-        return cls(obj_get(str(path)))
-
-    @classmethod
-    def from_id(cls, link_id: int) -> Self:
-        """Open a link by its id."""
-        return cls(fd_by_id(Cmd.LINK_GET_FD_BY_ID, link_id))
-
-    @property
-    def fd(self) -> int:
-        """The file descriptor."""
-        return self._fd
+    open_by_id = Cmd.LINK_GET_FD_BY_ID
 
     @property
     def info(self) -> LinkInfo:
@@ -109,25 +91,6 @@ class Link:
             BpfError: EOPNOTSUPP for tracing and perf-event links: closing and unpinning detaches those.
         """
         bpf(Cmd.LINK_DETACH, struct.pack("=I", self._fd), "cannot detach a link")
-
-    def pin(self, path: str | Path) -> None:
-        """Pin the link into a bpffs: the attachment outlives the process."""
-        obj_pin(self._fd, str(path))
-
-    def close(self) -> None:
-        """Close the descriptor; without a pin or other descriptor the program is detached."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        return f"<Link fd={self._fd}>"
 
 
 def link_info(fd: int) -> LinkInfo:

@@ -6,7 +6,6 @@ import ctypes
 import errno
 import functools
 import mmap
-import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,18 +13,16 @@ from pathlib import Path
 from typing import Self
 
 from kubebee.bpf.constants import OBJ_NAME_LEN, Cmd, MapFlag, MapType, UpdateFlag
+from kubebee.bpf.handle import Handle
 from kubebee.bpf.syscall import (
     BpfError,
     address,
     bpf,
     bpf_errno,
     c_string,
-    fd_by_id,
     next_id,
     not_supported,
-    obj_get,
     obj_info,
-    obj_pin,
 )
 
 _ELEM = struct.Struct("=I4xQQQ")  # map_fd, key, value or next_key, flags
@@ -75,11 +72,13 @@ def possible_cpus() -> int:
     return total
 
 
-class Map:
+class Map(Handle):
     """An open map. Owns its file descriptor; use as a context manager or call close()."""
 
+    open_by_id = Cmd.MAP_GET_FD_BY_ID
+
     def __init__(self, fd: int) -> None:
-        self._fd = fd
+        super().__init__(fd)
         self._info: MapInfo | None = None
 
     @classmethod
@@ -106,21 +105,6 @@ class Map:
             name.encode()[: OBJ_NAME_LEN - 1],
         )
         return cls(bpf(Cmd.MAP_CREATE, attr, f"cannot create map of type {MapType(type).name}", name))
-
-    @classmethod
-    def from_pin(cls, path: str | Path) -> Self:
-        """Open the map pinned at a path."""
-        return cls(obj_get(str(path)))
-
-    @classmethod
-    def from_id(cls, map_id: int) -> Self:
-        """Open a map by its id."""
-        return cls(fd_by_id(Cmd.MAP_GET_FD_BY_ID, map_id))
-
-    @property
-    def fd(self) -> int:
-        """The file descriptor."""
-        return self._fd
 
     @property
     def info(self) -> MapInfo:
@@ -272,10 +256,6 @@ class Map:
         done = struct.unpack_from("=I", attr, _COUNT_OFFSET)[0]
         raise BpfError(f"batch of {count} stopped after {done}", err, where=self._where())
 
-    def pin(self, path: str | Path) -> None:
-        """Pin the map into a bpffs."""
-        obj_pin(self._fd, str(path))
-
     def freeze(self) -> None:
         """Make the map read-only for system calls, for good."""
         bpf(Cmd.MAP_FREEZE, struct.pack("=I", self._fd), "cannot freeze", self._where())
@@ -293,21 +273,6 @@ class Map:
         length = (length + mmap.PAGESIZE - 1) & -mmap.PAGESIZE
         prot = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
         return mmap.mmap(self._fd, length, mmap.MAP_SHARED, prot)
-
-    def close(self) -> None:
-        """Close the file descriptor; the map lives on while anything else holds it."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        return f"<Map fd={self._fd}>"
 
     def _where(self) -> str:
         return f"map {self.info.name or self.info.id}"

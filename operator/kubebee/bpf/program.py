@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Self
 
 from kubebee.bpf.constants import TEST_XDP_LIVE_FRAMES, Cmd, ProgType
+from kubebee.bpf.handle import Handle
 from kubebee.bpf.syscall import (
     BpfError,
     address,
     bpf_errno,
     c_string,
-    fd_by_id,
     next_id,
-    obj_get,
     obj_info,
-    obj_pin,
 )
 
 # struct bpf_prog_info up to attach_btf_id
@@ -81,27 +76,14 @@ class TestRun:
     ctx: bytes
 
 
-class Program:
+class Program(Handle):
     """A loaded program. Owns its file descriptor; use as a context manager or call close()."""
 
+    open_by_id = Cmd.PROG_GET_FD_BY_ID
+
     def __init__(self, fd: int) -> None:
-        self._fd = fd
+        super().__init__(fd)
         self._type: ProgType | None = None
-
-    @classmethod
-    def from_pin(cls, path: str | Path) -> Self:
-        """Open the program pinned at a path."""
-        return cls(obj_get(str(path)))
-
-    @classmethod
-    def from_id(cls, prog_id: int) -> Self:
-        """Open a program by its id."""
-        return cls(fd_by_id(Cmd.PROG_GET_FD_BY_ID, prog_id))
-
-    @property
-    def fd(self) -> int:
-        """The file descriptor."""
-        return self._fd
 
     @property
     def info(self) -> ProgInfo:
@@ -165,25 +147,6 @@ class Program:
             data=out.raw[:size_out],
             ctx=ctx_in.raw if context_only else ctx_out.raw[:ctx_size],
         )
-
-    def pin(self, path: str | Path) -> None:
-        """Pin the program into a bpffs."""
-        obj_pin(self._fd, str(path))
-
-    def close(self) -> None:
-        """Close the file descriptor; the program lives on while a link or pin holds it."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        return f"<Program fd={self._fd}>"
 
 
 def program_info(fd: int) -> ProgInfo:
