@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +31,9 @@ def kubebee(options: Sequence[str] = ()) -> Iterator[tuple[Lab, Running]]:
         running = Running(lab.node_command, folder, options)
         try:
             yield lab, running
+        except Exception:
+            print(running.log.read_text()[-4000:], file=sys.stderr)
+            raise
         finally:
             if running.process is not None:
                 running.kill()
