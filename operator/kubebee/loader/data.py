@@ -115,28 +115,32 @@ def write_live_globals(
         item: the object and the values.
         index: place of the object in its unit.
         maps: the unit's maps.
-        before: values that were declared before; a variable that is no longer declared gets back the value
+        before: values that were declared before, perhaps for other code; a variable that is no longer declared gets back the value
             of the source.
 
     Returns:
         How many variables were written.
     """
-    names = {name for name in (*item.code.globals, *before) if name not in item.facts.constants}
-    if not names:
+    if not item.code.globals and not before:
         return 0
     variables = read_globals(item.elf)
+    names = {*item.code.globals, *(name for name in before if name in variables.variables)}
+    names -= set(item.facts.constants)
+    # All values are checked before the first is written: one that is refused leaves every variable as it was.
+    wanted = {
+        name: _bytes_of(variables, variables.variable(name), item.code.globals) for name in sorted(names)
+    }
     written = 0
-    for name in sorted(names):
+    for name, value in wanted.items():
         variable = variables.variable(name)
-        wanted = _bytes_of(variables, variable, item.code.globals)
         target = maps[local_name(variable.section, index)]
         key = bytes(4)
         current = target.lookup(key)
         if current is None:
             raise KubebeeError("its data section can't be read", reason="MapUnreadable", where=name)
         end = variable.offset + variable.size
-        if current[variable.offset : end] != wanted:
-            target.update(key, current[: variable.offset] + wanted + current[end:])
+        if current[variable.offset : end] != value:
+            target.update(key, current[: variable.offset] + value + current[end:])
             written += 1
     return written
 
