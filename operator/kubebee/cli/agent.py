@@ -7,7 +7,7 @@ import contextlib
 import gc
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,7 +38,7 @@ from kubebee.toolchain.diagnostics import SourceLine
 log = logging.getLogger("kubebee")
 CHECK_SECONDS = 2.0
 STATUS_SECONDS = 1.0
-RETRY_SECONDS = (1.0, 2.0, 5.0, 15.0, 60.0)
+RETRY_SECONDS = (1.0, 2.0, 5.0)
 
 
 def now() -> str:
@@ -127,6 +127,8 @@ class Agent:
         loader.when_compiled(self._wake.set)
         self._stopping = False
         self._retries = 0
+        self._retry_at: float | None = None
+        self._look_again: asyncio.TimerHandle | None = None
 
     async def run(self) -> None:
         """Run until `stop`.
@@ -140,27 +142,48 @@ class Agent:
             asyncio.create_task(self._watch_interfaces()),
             asyncio.create_task(self.loader.lb_upkeep.run()),
         ]
+        tasks = list(watches)
         try:
             await asyncio.sleep(0)  # the watches listen before the first look: no edit falls between the two
+            self.store.scan()  # a folder that can't be read at the start is an error, later it may come back
             with _collector_spared():
-                await self.reconcile()
+                await self._try(self.reconcile())
             while not self._stopping:
                 await self._wait(watches)
-                try:
-                    if self._wake.is_set():
-                        self._wake.clear()
-                        await self.reconcile()
-                    else:
-                        await self._look_after()
-                except Exception as error:
-                    log.exception("a pass failed and is tried again: %s", error)
-                    self._retries += 1
+                woken = self._wake.is_set()
+                self._wake.clear()
+                if woken:
+                    self._retries, self._retry_at = 0, None
+                await self._try(self.reconcile() if woken else self._look_after())
         finally:
-            for watch in watches:
-                watch.cancel()
-            await asyncio.gather(*watches, return_exceptions=True)
+            if self._look_again is not None:
+                self._look_again.cancel()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             self._flush(force=True)
             self.loader.stop()
+
+    async def _try(self, work: Coroutine[object, object, object]) -> None:
+        """Do a pass's work; what it did not come to is done at the next retry."""
+        try:
+            await work
+        except KubebeeError as error:
+            log.error("a pass failed and is tried again: %s", error)
+        except Exception as error:
+            log.exception("a pass failed and is tried again: %s", error)
+        else:
+            unsettled = any(not state.settled for state in self.loader.states.values())
+            if not unsettled:
+                self._retries, self._retry_at = 0, None
+            elif self._retry_at is None:
+                self._plan_retry()
+            return
+        self._plan_retry()
+
+    def _plan_retry(self) -> None:
+        wait = RETRY_SECONDS[min(self._retries, len(RETRY_SECONDS) - 1)]
+        self._retries, self._retry_at = self._retries + 1, time.monotonic() + wait
 
     def stop(self) -> None:
         """End `run` after the pass at hand."""
@@ -178,6 +201,9 @@ class Agent:
         inputs = Inputs(snapshot.resources, snapshot.config_maps, self.node, render_template)
         planned = self.planned = self.planner.plan(inputs)
         report = await self.loader.apply(planned.plan)
+        if snapshot.look_again:
+            loop = asyncio.get_running_loop()
+            self._look_again = loop.call_later(snapshot.look_again, self._wake.set)
         self.pass_seconds = time.perf_counter() - start
         self._publish(snapshot, planned, report)
         return report
@@ -185,8 +211,8 @@ class Agent:
     async def _wait(self, watches: list[asyncio.Task[None]]) -> None:
         """Until something changed, a retry or a status write is due, or it is time to look after things."""
         timeout = STATUS_SECONDS if self.board.dirty or self.events.changed else CHECK_SECONDS
-        if any(not state.settled for state in self.loader.states.values()):
-            timeout = min(timeout, RETRY_SECONDS[min(self._retries, len(RETRY_SECONDS) - 1)])
+        if self._retry_at is not None:
+            timeout = max(0.0, min(timeout, self._retry_at - time.monotonic()))
         waiter = asyncio.create_task(self._wake.wait())
         done, _ = await asyncio.wait([waiter, *watches], timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         waiter.cancel()
@@ -199,14 +225,13 @@ class Agent:
         if await self.node_board.look():
             self._publish_node()
         repaired = await self.loader.check()
-        unsettled = any(not state.settled for state in self.loader.states.values())
         if repaired is not None:
             self._tell(repaired.happenings)
-        if repaired is not None or unsettled:
-            self._retries = self._retries + 1 if unsettled else 0
+        retry = self._retry_at is not None and time.monotonic() >= self._retry_at
+        if retry:
+            self._retry_at = None
+        if repaired is not None or retry or self.store.stale():
             await self.reconcile()
-        else:
-            self._retries = 0
 
     async def _watch_directory(self) -> None:
         async for _ in self.store.changes():
@@ -304,6 +329,7 @@ class Agent:
         for key in [key for key in self.board.current if key not in present]:
             del self.board.current[key]
             self.board.dirty.discard(key)
+            self.board.written_at.pop(key, None)
 
     def _flush(self, *, force: bool = False) -> None:
         """Write statuses and events that are due; a disk that is full is said once and tried again."""

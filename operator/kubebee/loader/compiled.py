@@ -124,6 +124,11 @@ class Compiler:
     async def _all_of(self, unit: Unit) -> tuple[Compiled, ...]:
         return tuple(await asyncio.gather(*(self._object(unit.key, code) for code in unit.objects)))
 
+    async def prepare_headers(self) -> None:
+        """Make vmlinux.h and its precompiled form, if this kernel's are not there yet."""
+        async with self._slots:
+            await self._clang.prepare_headers()
+
     async def elf(self, bundle: Bundle) -> tuple[bytes, float, bool, tuple[str, ...]]:
         """ELF object of a bundle: (bytes, seconds, cached, warnings); errors as for `unit`."""
         if bundle.toolchain is Toolchain.OBJECT:

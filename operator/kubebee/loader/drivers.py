@@ -123,7 +123,7 @@ class _Tc:
         selected = host.select(tc.interfaces)
         side = tc.direction.lower()
         found = (
-            Target(f"tc:{name}:{index}:{side}", f"{name} {side}", index, f"{index} {side}")
+            Target(f"tc:{index}:{side}", f"{name} {side}", index, f"{index} {side}")
             for name, index in selected.found.items()
         )
         return Targets(tuple(found), selected.missing)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,8 +94,7 @@ class XdpInterfaces:
             self._forget(interface, active)
             active = None
         if active is not None and mode not in ("Auto", active.mode):
-            self._forget(interface, active)  # the kernel has no change of mode in place
-            active = None
+            active = self._change_mode(active, mode, chain, program)
         if active is not None and not _exchange(active, program):
             self._forget(interface, active)
             active = None
@@ -107,8 +107,8 @@ class XdpInterfaces:
 
     def _adopt(self, interface: str, ifindex: int, chain: Chain, program: Program) -> ActiveChain | None:
         for pin in self._pins.links_of(_CHAIN):
-            if (pin.function, pin.target) != (ENTRY, f"{interface}:{ifindex}"):
-                continue
+            if pin.function != ENTRY or pin.target.rpartition(":")[2] != str(ifindex):
+                continue  # not by name: it may have been renamed meanwhile
             link = Link.from_pin(pin.path)
             info = link.info
             if info.ifindex != ifindex:
@@ -144,6 +144,20 @@ class XdpInterfaces:
             pin,
         )
 
+    def _change_mode(self, active: ActiveChain, mode: str, chain: Chain, program: Program) -> ActiveChain:
+        """Attach anew, as the kernel has no change of mode in place; where that fails, put back what ran."""
+        interface, ifindex = active.interface, active.ifindex
+        self._forget(interface, active)
+        try:
+            return self._attach_new(interface, ifindex, mode, chain, program)
+        except KubebeeError:
+            active.link, _ = _attach_in_mode(interface, ifindex, active.mode, active.program)
+            info = active.link.info
+            active.link_id, active.prog_id = info.id, info.prog_id
+            active.link.pin(active.pin)
+            self.active[interface] = active
+            raise
+
     def _confirm(self, active: ActiveChain, chain: Chain, program: Program) -> None:
         """Read back what the kernel runs, and let the pin's name say it."""
         info = active.link.info
@@ -163,6 +177,20 @@ class XdpInterfaces:
         elif wanted != active.pin:
             active.pin.rename(wanted)
         active.pin = wanted
+
+    def follow_names(self, interfaces: Mapping[str, int]) -> None:
+        """Know chains by the names that their interfaces have now; forget those whose interface is gone.
+
+        Args:
+            interfaces: ifindex by name.
+        """
+        names = {index: name for name, index in interfaces.items()}
+        for name, active in list(self.active.items()):
+            if active.ifindex not in names:
+                self._forget(name, active)
+        for active in self.active.values():
+            active.interface = names[active.ifindex]
+        self.active = {active.interface: active for active in self.active.values()}
 
     def detach(self, interface: str) -> None:
         """Let `interface` run nothing of ours."""

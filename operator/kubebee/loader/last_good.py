@@ -6,6 +6,7 @@ new one can't be built, and what the old one was made of would be known to nobod
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -39,9 +40,12 @@ class LastGood:
         except (OSError, ValidationError):
             return None
 
-    def forget(self, key: ResourceKey) -> None:
-        """The resource is gone."""
-        self._path(key).unlink(missing_ok=True)
+    def keep_only(self, keys: Iterable[ResourceKey]) -> None:
+        """Forget all other resources: one that is made anew under an old name has no past."""
+        kept = {self._path(key) for key in keys}
+        for path in self._directory.glob("*.json"):
+            if path not in kept:
+                path.unlink(missing_ok=True)
 
     def _path(self, key: ResourceKey) -> Path:
         return self._directory / f"{unit_directory(key)}.json"

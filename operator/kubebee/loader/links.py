@@ -16,7 +16,7 @@ from kubebee.loader import tcx_order
 from kubebee.loader.drivers import Target, driver_for
 from kubebee.loader.host import Host
 from kubebee.loader.loaded import Loaded
-from kubebee.loader.pins import LinkPin, PinRoot
+from kubebee.loader.pins import LinkPin, PinRoot, pinned_place
 from kubebee.planner.plan import FunctionPlan, ResourceKey
 
 _Place = tuple[ResourceKey, str, str]
@@ -48,7 +48,7 @@ class Outcome:
     """What attaching a unit came to: places asked for that don't exist, and how each failed place failed."""
 
     missing: tuple[str, ...]
-    failures: tuple[KubebeeError, ...]
+    failures: tuple[Exception, ...]
 
 
 class Links:
@@ -63,10 +63,10 @@ class Links:
 
         A place that can't be attached doesn't keep the others from it.
         """
-        pinned = {(pin.function, pin.target): pin for pin in self._pins.links_of(loaded.unit.key)}
+        pinned = self._pins.links_by_place(loaded.unit.key)
         wanted: set[_Place] = set()
         missing: list[str] = []
-        failures: list[KubebeeError] = []
+        failures: list[Exception] = []
         for plan in loaded.unit.functions:
             if plan.attach.type == "XDP":
                 continue
@@ -80,8 +80,9 @@ class Links:
                 place = (loaded.unit.key, plan.name, target.key)
                 wanted.add(place)
                 try:
-                    self._place(place, plan, target, loaded, host, pinned.get((plan.name, target.key)))
-                except KubebeeError as error:
+                    at = pinned.get(pinned_place(plan.name, target.key))
+                    self._place(place, plan, target, loaded, host, at)
+                except (KubebeeError, OSError) as error:
                     failures.append(error)
         if not failures:  # else the version before may have to go on where it is
             for place in [p for p in self.active if p[0] == loaded.unit.key and p not in wanted]:
@@ -105,7 +106,7 @@ class Links:
             active = self._place_struct_ops(place, plan, target, loaded, before)
         else:
             active = self._place_program(place, plan, target, loaded, host, before)
-        active.rank = _rank(place, plan)
+        active.rank, active.target = _rank(place, plan), target  # the interface may have a new name
         self.active[place] = active
         self._name_pin(place, active, loaded)
         if before is not None and before is not active:

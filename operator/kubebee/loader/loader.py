@@ -27,6 +27,7 @@ from kubebee.loader.links import Links
 from kubebee.loader.loaded import Loaded, adoptable, load_unit, sizes_of
 from kubebee.loader.pins import PinError, PinRoot, unit_directory
 from kubebee.loader.placing import Wanted, place
+from kubebee.loader.prewarm import prewarm
 from kubebee.loader.state import Pass, UnitState
 from kubebee.loader.unit import Rank, Unit, units_of
 from kubebee.loader.unit_report import attached_of, unit_report
@@ -63,7 +64,6 @@ class Loader:
         self._compiler = Compiler(cache, lambda key, item: adoptable(key, item, pins))
         self._last_good = LastGood(cache / "running")
         self._lock: int | None = None
-        self._unmounted = False
         self.links = Links(pins)
         self.xdp = XdpInterfaces(pins, self._compiler)
         self.lb = LbData()
@@ -88,6 +88,10 @@ class Loader:
         """Have `wake` called when something is compiled that `apply` did not wait for: apply again then."""
         self._compiler.on_late = wake
 
+    async def prewarm(self) -> None:
+        """Compile ahead what the next edits are likely to need."""
+        await prewarm(self._compiler)
+
     def stop(self) -> None:
         """Let go of the instance; everything pinned goes on running."""
         self._compiler.stop()
@@ -105,7 +109,6 @@ class Loader:
         try:
             self._take_back_bpffs()
         except PinError as error:
-            self._unmounted = True
             for key, state in self.states.items():
                 self._fail(key, describe(error, Stage.ATTACH), state.failure)
             return self.report()
@@ -120,7 +123,7 @@ class Loader:
                 units[key] = held
         removed = [key for key in self.states if key not in units]
         run = Pass(host)
-        await self._prepare_all(units, run)
+        await self._prepare_all(units, run, moved=moved)
         self._write_data(plan, run)
         await self._loadable_chains(run)  # what the verifier refuses is known before anything is attached
         for key in sorted(units, key=str):
@@ -139,7 +142,7 @@ class Loader:
 
     # -- prepare ---------------------------------------------------------------------------------------------
 
-    async def _prepare_all(self, units: dict[ResourceKey, Unit], run: Pass) -> None:
+    async def _prepare_all(self, units: dict[ResourceKey, Unit], run: Pass, *, moved: bool) -> None:
         work = []
         for key, unit in units.items():
             state = self.states.get(key)
@@ -151,7 +154,14 @@ class Loader:
                 state.failure = None  # data is written anew at every pass
             if same and state.active is not None and state.settled:
                 run.versions[key] = state.active
-            elif same and state.failure is not None and state.failure.permanent:
+            elif (
+                same
+                and state.failure is not None
+                and state.failure.permanent
+                and not (
+                    moved and state.failure.stage is Stage.ATTACH  # the place that refused it may be gone
+                )
+            ):
                 if state.active is not None:
                     run.versions[key] = state.active
             else:
@@ -196,7 +206,8 @@ class Loader:
             active.unit, active.compiled = unit, compiled
             return active
         loaded = load_unit(unit, compiled, digest, sizes, self._pins)
-        self._globals(compiled, loaded, None)
+        before = active.unit if active is not None else self._last_good.load(unit.key) if ran_before else None
+        self._globals(compiled, loaded, before)
         loaded.notes += [text for item in compiled for text in item.warnings]
         return loaded
 
@@ -248,7 +259,7 @@ class Loader:
                 else:
                     data = self.policies.setdefault(unit.key, PolicyData())
                     data.apply(maps, unit, self._local)
-            except KubebeeError as error:
+            except (KubebeeError, OSError) as error:
                 self._fail(unit.key, describe(error, Stage.MAPS), failed_before.get(unit.key))
 
     def _tell_unserved(self, key: ResourceKey, unserved: Sequence[Unserved]) -> None:
@@ -262,11 +273,12 @@ class Loader:
 
     async def _attach_xdp(self, run: Pass) -> None:
         chains = await self._loadable_chains(run)
+        self.xdp.follow_names(run.host.interfaces)
         for interface, wanted in chains.items():
             try:
                 program = await self.xdp.program(wanted.chain)
                 self.xdp.attach(interface, wanted.ifindex, wanted.mode, wanted.chain, program)
-            except KubebeeError as error:
+            except (KubebeeError, OSError) as error:
                 failure = describe(error, Stage.ATTACH)
                 for key in {stage.key for stage in wanted.chain.stages}:
                     self._fail(key, failure, self.states[key].failure)
@@ -351,7 +363,6 @@ class Loader:
         self.links.drop_unit(key)
         if state.active is not None:
             state.active.close()
-        self._last_good.forget(key)
         if key.kind == "ServiceLB":
             self.lb = LbData()
         elif key.kind == "HostPolicy":
@@ -391,6 +402,7 @@ class Loader:
             if pin not in used and pin.parent.name not in kept:
                 pin.unlink(missing_ok=True)
         self._pins.remove_empty()
+        self._last_good.keep_only(self.states)
 
     # -- watching --------------------------------------------------------------------------------------------
 
@@ -402,9 +414,8 @@ class Loader:
         """
         lost_links = self.links.lost()
         lost_chains = self.xdp.lost()
-        lost_pins = not self._pins.root.is_dir() or any(
-            not path.exists() for path in (*self.links.pins(), *self.xdp.pins())
-        )
+        emptied = self._lock is not None and not self._pins.holds(self._lock)
+        lost_pins = emptied or any(not path.exists() for path in (*self.links.pins(), *self.xdp.pins()))
         moved = bool(self._plan.policies) and host_addresses(self._plan.lb) != self._local
         moved |= self._places is not None and self._host().primary() != self._places.primary
         if not (lost_links or lost_chains or lost_pins or moved):
@@ -417,26 +428,24 @@ class Loader:
             for key in {stage.key for stage in active.chain.stages}:
                 text = f"{self._node}: XDP of {active.interface} was detached by somebody"
                 self._tell(key, "Reattached", text, warning=True)
-        if lost_pins and not lost_links and not lost_chains:
+        if lost_pins and not emptied and not lost_links and not lost_chains:  # else apply does it
             with contextlib.suppress(PinError):  # said by apply
                 self._repin()
         self._places = None  # attach everything anew that isn't
         return await self.apply(self._plan)
 
     def _take_back_bpffs(self) -> None:
-        """Make sure of the bpf file system; one that was unmounted and is back gets lock and pins again.
+        """Make sure of the bpf file system; one that was unmounted or emptied gets lock and pins again.
 
         Raises:
             PinError: it is not mounted, or another process has taken the instance meanwhile.
         """
         self._pins.prepare()
-        if self._unmounted:
+        if self._lock is not None and not self._pins.holds(self._lock):
             lock = self._pins.lock()
-            if self._lock is not None:
-                os.close(self._lock)
+            os.close(self._lock)
             self._lock = lock
             self._repin()
-            self._unmounted = False
 
     def _repin(self) -> None:
         """Pins were removed while the programs run on: pin everything again."""

@@ -62,6 +62,17 @@ class LinkPin:
     load_hash: str
     generation: int
 
+    @property
+    def place(self) -> tuple[str, str]:
+        """As `pinned_place` has it."""
+        function, target, *_ = self.path.name.split("@")
+        return function, target
+
+
+def pinned_place(function: str, target: str) -> tuple[str, str]:
+    """How a link's file name says where it is: of long names, such as paths of cgroups, it has but a hash."""
+    return escape(function), escape(target)
+
 
 @dataclass(frozen=True, slots=True)
 class PinRoot:
@@ -116,6 +127,13 @@ class PinRoot:
             ) from None
         return fd
 
+    def holds(self, lock: int) -> bool:
+        """Whether a lock is on the directory that is there now: removed and made anew, it is another one."""
+        try:
+            return os.path.samestat(os.fstat(lock), self.root.stat())
+        except FileNotFoundError:
+            return False
+
     def map(self, key: ResourceKey, name: str, schema: str) -> Path:
         """Pin of a map; a map with another schema is another pin."""
         return self._in("m", key) / f"{escape(name)}@{schema[:HASH_CHARS]}"
@@ -144,6 +162,10 @@ class PinRoot:
     def links_of(self, key: ResourceKey) -> Iterator[LinkPin]:
         """Every pinned link of one unit."""
         yield from _decoded(self._in("l", key).glob("*"))
+
+    def links_by_place(self, key: ResourceKey) -> dict[tuple[str, str], LinkPin]:
+        """Every pinned link of one unit by `pinned_place`; of two the one whose name sorts last."""
+        return {pin.place: pin for pin in self.links_of(key)}
 
     def maps_of(self, key: ResourceKey) -> dict[str, list[Path]]:
         """Pins of a unit's maps by map name, all schemas."""

@@ -15,6 +15,7 @@ from kubebee.loader.unit import Rank
 from kubebee.planner.plan import FunctionPlan, ResourceKey
 
 DEFAULT_PROCEED = ("PASS",)
+DEFAULT_MASK = 1 << XDP_VERDICTS.index("PASS")
 
 
 class ModeConflictError(KubebeeError):

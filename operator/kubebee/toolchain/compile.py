@@ -95,6 +95,14 @@ class ClangToolchain:
         warnings += [f"{d.where}: {d.text}" for d in mapped if d.severity == "warning"]
         return CompileResult(entry.elf, time.monotonic() - start, cached, tuple(warnings))
 
+    async def prepare_headers(self) -> None:
+        """Make vmlinux.h and its precompiled form, which takes over a second the first time.
+
+        Raises:
+            UnsupportedError: no compiler, sandbox, or kernel BTF.
+        """
+        await vmlinux.prepare(self._directory, find_clang())
+
     async def _run(
         self, request: CompileRequest, files: dict[str, bytes], clang: Clang
     ) -> tuple[Entry, tuple[str, ...]]:
