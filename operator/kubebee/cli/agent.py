@@ -148,6 +148,7 @@ class Agent:
             self.store.scan()  # a folder that can't be read at the start is an error, later it may come back
             with _collector_spared():
                 await self._try(self.reconcile())
+            tasks.append(asyncio.create_task(self.loader.prewarm()))
             while not self._stopping:
                 await self._wait(watches)
                 woken = self._wake.is_set()
