@@ -6,9 +6,11 @@ statuses and Events beside the manifests (see store.state).
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kubebee.api.parse import parse_resource
@@ -21,7 +23,14 @@ from kubebee.store.manifests import SUFFIXES, Document, ManifestError, read_docu
 from kubebee.store.state import Accepted, StateDirectory
 
 KINDS = frozenset({"BpfProgram", "ServiceLB", "HostPolicy"})
-_Stamp = tuple[int, int, int]
+QUIET_SECONDS = 0.2
+"""A file that lost documents and was written so lately may not be written to its end."""
+REWATCH_SECONDS = 0.5
+DATA_LINK = "..data"
+"""What the kubelet exchanges when a ConfigMap that is mounted as a volume changes."""
+_TICK_NS = (
+    20_000_000  # more than the step of file times where the kernel takes them from the timer (before 6.13)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +48,41 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All that the folder says at one moment."""
+    """All that the folder says at one moment.
+
+    Attributes:
+        look_again: seconds after which to scan again, because a file may be half written; 0: no need to.
+    """
 
     resources: tuple[Declared, ...]
     config_maps: dict[tuple[str, str], dict[str, str]]
     rejected: tuple[Rejected, ...]
+    look_again: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Stamp:
+    """What tells one state of a file from another; the change time, unlike the other, nobody can set back."""
+
+    inode: int = 0
+    size: int = 0
+    modified: int = 0
+    changed: int = 0
+
+    @classmethod
+    def of(cls, path: Path) -> _Stamp | None:
+        """Stamp of a file as it is now, None if it is gone."""
+        try:
+            stat = path.stat()
+        except FileNotFoundError:
+            return None
+        except OSError:  # reading it will say why
+            return cls()
+        return cls(stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+
+    def younger_than(self, nanoseconds: int) -> bool:
+        """Whether the last change was so lately; one that lies in the future was not."""
+        return 0 <= time.time_ns() - self.changed < nanoseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +100,17 @@ class _Entry:
 
 @dataclass(frozen=True, slots=True)
 class _File:
+    """A file as it was read; `racy`: it may have changed since without its times saying so."""
+
     stamp: _Stamp
     entries: tuple[_Entry, ...]
     error: ManifestError | None
+    racy: bool = False
+
+    def lacks_any_of(self, before: _File) -> bool:
+        """Whether a document is not there any more."""
+        names = {entry.name for entry in self.entries}
+        return any(entry.name not in names for entry in before.entries)
 
 
 class DirectoryStore:
@@ -89,8 +136,8 @@ class DirectoryStore:
         Raises:
             ManifestError: the folder itself can't be read.
         """
-        self._refresh()
-        rejected = [refusal for name, file in self._files.items() for refusal in self._unreadable(name, file)]
+        unfinished = self._refresh()
+        rejected: list[Rejected] = []
         seen: dict[tuple[str, str], str] = {}
         config_maps: dict[tuple[str, str], dict[str, str]] = {}
         for entry in self._entries_oldest_first():
@@ -100,8 +147,19 @@ class DirectoryStore:
             refusal = self._take(entry, seen)
             if refusal is not None:
                 rejected.append(refusal)
+        for name, file in self._files.items():
+            rejected += self._unreadable(name, file)
         self._drop_missing(set(seen))
-        return Snapshot(tuple(self._stored()), config_maps, tuple(rejected))
+        again = QUIET_SECONDS if unfinished else 0.0
+        return Snapshot(tuple(self._stored()), config_maps, tuple(rejected), again)
+
+    def stale(self) -> bool:
+        """Whether a file is not what it was at the last scan: no event tells of edits behind links."""
+        try:
+            now = {path.name: stamp for path, stamp in self._listed()}
+        except OSError:
+            return False
+        return now != {name: file.stamp for name, file in self._files.items()}
 
     def _unreadable(self, name: str, file: _File) -> list[Rejected]:
         """What a file that can't be read means: its resources keep their versions, and each says why."""
@@ -208,47 +266,79 @@ class DirectoryStore:
             stored.append(Declared(ResourceKey(*key), resource, record.generation, record.created))
         return stored
 
-    def _refresh(self) -> None:
+    def _refresh(self) -> bool:
+        """Read files that changed; True if one of them seems half written, and counts as it was before."""
+        unfinished = False
+        files: dict[str, _File] = {}
         try:
-            paths = [
-                path
-                for path in self.directory.iterdir()
-                if path.suffix in SUFFIXES and not path.name.startswith(".")
-            ]
+            listed = list(self._listed())
         except OSError as error:
             raise ManifestError(
                 f"can't be read: {error.strerror}",
                 where=str(self.directory),
                 hint="name a folder of manifests",
             ) from error
-        files: dict[str, _File] = {}
-        for path in paths:
-            try:
-                stat = path.stat()
-            except FileNotFoundError:
-                continue
-            stamp = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+        for path, stamp in listed:
             known = self._files.get(path.name)
-            files[path.name] = known if known and known.stamp == stamp else _read(path, stamp)
+            if known and known.stamp == stamp and not known.racy:
+                files[path.name] = known
+                continue
+            read = _read(path, stamp, known)
+            if known and _half_written(read, known):
+                unfinished, read = True, known
+            files[path.name] = read
         self._files = files
+        return unfinished
+
+    def _listed(self) -> Iterator[tuple[Path, _Stamp]]:
+        for path in self.directory.iterdir():
+            if path.suffix in SUFFIXES and not path.name.startswith("."):
+                stamp = _Stamp.of(path)
+                if stamp is not None:
+                    yield path, stamp
 
     async def changes(self) -> AsyncIterator[None]:
-        """Yield once for each burst of changes in the folder."""
+        """Yield once for each burst of changes in the folder; goes on if the folder is made anew."""
         from asyncinotify import Inotify, Mask
 
-        with Inotify() as inotify:
-            interesting = Mask.CLOSE_WRITE | Mask.MOVED_TO | Mask.MOVED_FROM | Mask.DELETE | Mask.ONLYDIR
-            inotify.add_watch(self.directory, interesting)
-            async for event in inotify:
-                if event.name is None or not str(event.name).startswith("."):  # those are not read
+        interesting = Mask.CLOSE_WRITE | Mask.MOVED_TO | Mask.MOVED_FROM | Mask.DELETE | Mask.ONLYDIR
+        gone = Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.IGNORED
+        while True:
+            with Inotify() as inotify:
+                try:
+                    inotify.add_watch(self.directory, interesting | Mask.DELETE_SELF | Mask.MOVE_SELF)
+                except OSError:  # it is not there just now; or the user has no watch left: `stale` will do
+                    await asyncio.sleep(REWATCH_SECONDS)
+                    continue
+                if self.stale():  # what changed before it was watched again
                     yield
+                async for event in inotify:
+                    name = str(event.name or "")
+                    if not name.startswith(".") or name == DATA_LINK:  # hidden files are not read
+                        yield
+                    if event.mask & gone:
+                        break
 
 
-def _read(path: Path, stamp: _Stamp) -> _File:
+def _half_written(read: _File, before: _File) -> bool:
+    """Whether a file seems caught while somebody writes it in place: nothing is deleted because of that."""
+    return (
+        read.error is None
+        and read.stamp.inode == before.stamp.inode
+        and read.lacks_any_of(before)
+        and read.stamp.younger_than(int(QUIET_SECONDS * 1e9))
+    )
+
+
+def _read(path: Path, stamp: _Stamp, known: _File | None) -> _File:
+    racy = stamp.younger_than(_TICK_NS)
     try:
-        return _File(stamp, tuple(_entry(document) for document in read_documents(path)), None)
+        documents = read_documents(path)
     except ManifestError as error:
-        return _File(stamp, (), error)
+        return _File(stamp, (), error, racy)
+    if known and known.error is None and [entry.document for entry in known.entries] == documents:
+        return replace(known, stamp=stamp, racy=racy)  # only touched
+    return _File(stamp, tuple(_entry(document) for document in documents), None, racy)
 
 
 def _entry(document: Document) -> _Entry:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISREG
 
 import msgspec
 import yaml
@@ -40,7 +41,10 @@ def read_documents(path: Path) -> list[Document]:
         ManifestError: unreadable, too large, not UTF-8, or not YAML; says line and column.
     """
     try:
-        size = path.stat().st_size
+        stat = path.stat()
+        if not S_ISREG(stat.st_mode):  # reading a pipe or a device may never end
+            raise ManifestError("not a file", reason="NotAFile", where=path.name)
+        size = stat.st_size
         if size > MAX_FILE_BYTES:
             raise ManifestError(
                 f"{size} bytes; at most {MAX_FILE_BYTES} are read", reason="ManifestTooLarge", where=path.name
