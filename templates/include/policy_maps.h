@@ -21,7 +21,7 @@
 		__type(value, entry_type);                     \
 	} name SEC(".maps")
 
-KB_POLICY_TABLE(kb_p_config, 1, struct kb_policy);
+KB_POLICY_TABLE(kb_p_enforced, 1, struct kb_rule_bits); /* rules of policies that are not in audit mode */
 KB_POLICY_TABLE(kb_p_rules, KB_RULE_ENTRIES, struct kb_rule);
 KB_POLICY_TABLE(kb_p_root, KB_ROOT_LINES, struct kb_line);
 KB_POLICY_TABLE(kb_p_chunks, KB_CHUNKS, struct kb_chunk);
@@ -29,12 +29,12 @@ KB_POLICY_TABLE(kb_p_l4, KB_L4_LINES, struct kb_line);
 KB_POLICY_TABLE(kb_p_src_bits, KB_CLASSES, struct kb_rule_bits);
 KB_POLICY_TABLE(kb_p_l4_bits, KB_CLASSES, struct kb_rule_bits);
 
-/* The half that serves packets: one store switches all tables at once. */
+/* One store switches all tables at once. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, __u32);
+	__type(value, struct kb_policy_active);
 } kb_p_active SEC(".maps");
 
 struct {

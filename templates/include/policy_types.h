@@ -77,10 +77,11 @@ struct kb_rule {
 	__u32 flags; /* kb_rule_flags */
 };
 
-struct kb_policy {
-	__u64 flags; /* kb_policy_flags */
-	struct kb_rule_bits enforced; /* rules of policies that are not in audit mode */
-};
+/* Aligned, so that one store changes both: flags belong to the half they were compiled for. */
+struct kb_policy_active {
+	__u32 half; /* that serves packets */
+	__u32 flags; /* kb_policy_flags */
+} __attribute__((aligned(8)));
 
 struct kb_hits {
 	__u64 packets;

@@ -33,21 +33,19 @@ static __always_inline void kb_policy_count(__u32 slot, const struct kb_packet *
 	}
 }
 
-static __always_inline int kb_policy_pass(const struct kb_policy *policy, const struct kb_packet *packet,
-					  __u32 slot)
+static __always_inline int kb_policy_pass(__u32 flags, const struct kb_packet *packet, __u32 slot)
 {
 	kb_policy_count(slot, packet, false);
-	if (packet->frag & KB_IP_MF && !kb_is_later_fragment(packet) && policy->flags & KB_POLICY_ENFORCED)
+	if (packet->frag & KB_IP_MF && !kb_is_later_fragment(packet) && flags & KB_POLICY_ENFORCED)
 		kb_fragment_remember(packet, slot);
 	return KB_CONTINUE;
 }
 
-static __always_inline int kb_policy_pass_established(const struct kb_policy *policy, __u32 half,
-						      const struct kb_packet *packet)
+static __always_inline int kb_policy_pass_established(__u32 flags, __u32 half, const struct kb_packet *packet)
 {
 	const struct kb_rule *established = kb_policy_rule(half, KB_RULE_ESTABLISHED);
 
-	return kb_policy_pass(policy, packet, established ? established->slot : KB_HIT_NONE);
+	return kb_policy_pass(flags, packet, established ? established->slot : KB_HIT_NONE);
 }
 
 static __always_inline int kb_policy_deny(const struct kb_packet *packet, const struct kb_rule *rule,
@@ -60,7 +58,7 @@ static __always_inline int kb_policy_deny(const struct kb_packet *packet, const 
 }
 
 /* A packet to this host; `l4` is zero for later fragments. */
-static __always_inline int kb_policy_judge(struct xdp_md *ctx, const struct kb_policy *policy, __u32 half,
+static __always_inline int kb_policy_judge(struct xdp_md *ctx, __u32 flags, __u32 half,
 					   const struct kb_packet *packet, const struct kb_l4 *l4)
 {
 	const struct kb_rule_bits *src = kb_policy_src_bits(half, packet->ip->saddr);
@@ -71,15 +69,17 @@ static __always_inline int kb_policy_judge(struct xdp_md *ctx, const struct kb_p
 	if (!src || !keys)
 		return KB_CONTINUE; /* cannot be: user space checks every class it writes */
 
-	if (policy->flags & KB_POLICY_AUDITED) {
+	if (flags & KB_POLICY_AUDITED) {
+		const struct kb_rule_bits *enforced = bpf_map_lookup_elem(&kb_p_enforced, &half);
+
 		index = kb_policy_first(src, keys, NULL, KB_RULE_AUDIT_DEFAULT);
 		rule = kb_policy_rule(half, index);
 		if (rule && rule->flags & KB_RULE_AUDIT) {
 			if (rule->flags & KB_RULE_DENY && kb_flow_known(ctx, packet, l4))
-				return kb_policy_pass_established(policy, half, packet);
+				return kb_policy_pass_established(flags, half, packet);
 			kb_policy_count(rule->slot, packet, true);
 		}
-		index = kb_policy_first(src, keys, &policy->enforced, KB_RULE_DEFAULT);
+		index = kb_policy_first(src, keys, enforced, KB_RULE_DEFAULT);
 	} else {
 		index = kb_policy_first(src, keys, NULL, KB_RULE_DEFAULT);
 	}
@@ -88,16 +88,16 @@ static __always_inline int kb_policy_judge(struct xdp_md *ctx, const struct kb_p
 	if (!rule)
 		return KB_CONTINUE; /* cannot be: an index of kb_policy_first is in bounds */
 	if (!(rule->flags & KB_RULE_DENY))
-		return kb_policy_pass(policy, packet, rule->slot);
+		return kb_policy_pass(flags, packet, rule->slot);
 	if (kb_flow_known(ctx, packet, l4))
-		return kb_policy_pass_established(policy, half, packet);
+		return kb_policy_pass_established(flags, half, packet);
 	return kb_policy_deny(packet, rule, index);
 }
 
 /* A packet that cannot be judged must not reach a host that a policy protects. */
-static __always_inline int kb_policy_unjudged(const struct kb_policy *policy, enum kb_parsed why)
+static __always_inline int kb_policy_unjudged(__u32 flags, enum kb_parsed why)
 {
-	if (!(policy->flags & KB_POLICY_ENFORCED))
+	if (!(flags & KB_POLICY_ENFORCED))
 		return KB_CONTINUE;
 	switch (why) {
 	case KB_PARSED_TRUNCATED:

@@ -263,3 +263,11 @@ def test_one_policy_with_default_deny_is_enough(host: Firewall) -> None:
     assert host.verdict(ETH / ip() / tcp(9)) == DROP
     assert host.hits() == {"b/(default)": (1, 0)}
     assert host.drops() == {"policy_default": 1}
+
+
+@pytest.mark.parametrize(("source", "target"), [("0.0.0.0", "0.0.0.0"), (CLIENT, "127.0.0.1")])
+def test_addresses_that_the_kernel_takes_without_being_told_are_judged(
+    host: Firewall, source: str, target: str
+) -> None:
+    host.enforce(DENY_8080)
+    assert host.verdict(ETH / ip(src=source, dst=target) / tcp(8080)) == DROP

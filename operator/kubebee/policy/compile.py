@@ -49,11 +49,13 @@ class CompiledPolicy:
 
     Attributes:
         tables: contents of one half by map name; shorter than the half, the rest is not referred to.
+        flags: POLICY_ENFORCED and POLICY_AUDITED of layout.
         rules: in order of matching, then the entries for no match and for established flows.
         slots: counter slot by RuleKey.identity; give it to the next compile_policies().
     """
 
     tables: Mapping[str, bytes]
+    flags: int
     rules: tuple[CompiledRule, ...]
     slots: Mapping[int, int]
 
@@ -105,7 +107,7 @@ def compile_policies(
     keys_table = compile_l4(rules)
     return CompiledPolicy(
         tables={
-            "kb_p_config": layout.POLICY_FLAGS.pack(flags) + layout.pack_bits(enforced),
+            "kb_p_enforced": layout.pack_bits(enforced),
             "kb_p_rules": bytes(table),
             "kb_p_root": sources.root,
             "kb_p_chunks": sources.chunks,
@@ -113,6 +115,7 @@ def compile_policies(
             "kb_p_l4": keys_table.keys,
             "kb_p_l4_bits": keys_table.bits,
         },
+        flags=flags,
         rules=tuple(compiled),
         slots=slots,
     )

@@ -38,9 +38,9 @@ POLICY_AUDITED = 1 << 1
 
 RULE_BITS = struct.Struct(f"={1 + RULE_WORDS}Q")  # summary, words
 RULE = struct.Struct("=QII")  # identity, slot, flags
-POLICY_FLAGS = struct.Struct("=Q")  # followed by RULE_BITS
+ACTIVE_HALF = struct.Struct("=II")  # half, policy flags
 HITS = struct.Struct("=QQQQ")  # packets, bytes, audit packets, audit bytes
-INDEX = struct.Struct("=I")  # key of an array, and the value of kb_p_active
+INDEX = struct.Struct("=I")  # key of an array
 
 
 class Table(NamedTuple):
@@ -57,7 +57,7 @@ class Table(NamedTuple):
 
 
 TABLES = (
-    Table("kb_p_config", POLICY_FLAGS.size + RULE_BITS.size, 1),
+    Table("kb_p_enforced", RULE_BITS.size, 1),
     Table("kb_p_rules", RULE.size, RULE_ENTRIES),
     Table("kb_p_root", 2 * LINE_NODES, ROOT_NODES // LINE_NODES),
     Table("kb_p_chunks", 2 * CHUNK_NODES, CHUNKS),

@@ -53,7 +53,7 @@ class PolicyState:
     def adopt(cls, maps: Mapping[str, Map]) -> PolicyState:
         """Read the slots of the rules in force back from the maps; nothing for maps just created."""
         table = _table("kb_p_rules")
-        start = _active(maps) * table.half_size
+        start = _active(maps)[0] * table.half_size
         with maps[table.map].mmap(writable=False) as memory:
             data = memory[start : start + table.half_size]
         return cls({identity: slot for identity, slot, _ in layout.RULE.iter_unpack(data) if slot})
@@ -68,8 +68,8 @@ class PolicyState:
             BpfError: if the kernel refuses; the rules in force stay.
             PolicyError: if a table does not fit its map.
         """
-        active = _active(maps)
-        if all(_same(maps, table, active, compiled.tables[table.map]) for table in layout.TABLES):
+        active, flags = _active(maps)
+        if flags == compiled.flags and all(_same(maps, table, active, compiled.tables[table.map]) for table in layout.TABLES):
             self.slots = dict(compiled.slots)
             return SyncReport()
         self._wait_for_readers()
@@ -77,7 +77,7 @@ class PolicyState:
         written = sum(_fill(maps, table, inactive, compiled.tables[table.map]) for table in layout.TABLES)
         fresh = [slot for identity, slot in compiled.slots.items() if identity not in self.slots]
         _reset(maps[layout.HITS_MAP], fresh)
-        maps[layout.ACTIVE].update(_KEY_0, layout.INDEX.pack(inactive))
+        maps[layout.ACTIVE].update(_KEY_0, layout.ACTIVE_HALF.pack(inactive, compiled.flags))
         self.switched_at = time.monotonic()
         self.slots = dict(compiled.slots)
         return SyncReport(switched=True, bytes_written=written, slots_reset=len(fresh))
@@ -110,10 +110,11 @@ def _table(name: str) -> layout.Table:
     return next(table for table in layout.TABLES if table.map == name)
 
 
-def _active(maps: Mapping[str, Map]) -> int:
+def _active(maps: Mapping[str, Map]) -> tuple[int, int]:
+    """The half that serves packets, and its policy flags."""
     value = maps[layout.ACTIVE].lookup(_KEY_0)
-    active: int = layout.INDEX.unpack(value or _KEY_0)[0]
-    return active % layout.HALVES
+    half, flags = layout.ACTIVE_HALF.unpack(value or bytes(layout.ACTIVE_HALF.size))
+    return half % layout.HALVES, flags
 
 
 def _same(maps: Mapping[str, Map], table: layout.Table, half: int, data: bytes) -> bool:
