@@ -115,8 +115,8 @@ def write_live_globals(
         item: the object and the values.
         index: place of the object in its unit.
         maps: the unit's maps.
-        before: values that were declared before, perhaps for other code; a variable that is no longer declared gets back the value
-            of the source.
+        before: values that were declared before, perhaps for other code; a variable that is no longer
+            declared gets back the value of the source.
 
     Returns:
         How many variables were written.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -103,9 +104,15 @@ class Planner:
         lb, self._in_force = servicelb.unit(lbs, self._sources, refused.__setitem__)
         snat = lb is not None and any(f.forwarding is Forwarding.SNAT for f in lb.frontends)
         units = hostpolicy.units(policies, self._sources.hostpolicy(snat)) if policies else []
+        self._forget_all_but({declared.key for declared in inputs.resources})
         held = frozenset(key for key in refused if key.kind == "BpfProgram")
         plan = NodePlan(tuple(programs), lb, tuple(units), held)
         return Planned(plan, refused, idle, _overlap_warnings(units))
+
+    def _forget_all_but(self, present: Set[ResourceKey]) -> None:
+        for known in (self._programs, self._served, self._policies):
+            for key in [key for key in known if key not in present]:
+                del known[key]
 
     def _program(self, declared: Declared, program: BpfProgram, inputs: Inputs) -> ProgramUnit:
         known = self._programs.get(declared.key)
