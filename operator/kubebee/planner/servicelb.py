@@ -104,7 +104,7 @@ class Served:
 
     declared: Declared
     spec: api.ServiceLBSpec
-    frontends: tuple[Frontend, ...]
+    frontends: Mapping[FrontendKey, Frontend]
     need: Need
     config: LbConfig
 
@@ -116,7 +116,8 @@ class Served:
             KubebeeError: something of it can't be served.
         """
         frontends = frontends_of(str(declared.key), lb.spec)
-        return cls(declared, lb.spec, frontends, need_of(frontends), config_of(lb.spec))
+        by_key = {frontend.key: frontend for frontend in frontends}
+        return cls(declared, lb.spec, by_key, need_of(frontends), config_of(lb.spec))
 
 
 def unit(
@@ -146,7 +147,7 @@ def unit(
                 if served is newest:
                     refuse(served.declared.key, error)
                 continue
-            taken.update((frontend.key, frontend) for frontend in served.frontends)
+            taken.update(served.frontends)
             accepted[served.declared.key] = served
             break
     return (_merge(list(accepted.values()), tuple(taken.values()), sources) if accepted else None), accepted
@@ -181,15 +182,15 @@ def _bundle(source: str, filename: str) -> Bundle:
     return Bundle(Toolchain.CLANG, source, filename, trusted=True)
 
 
-def _check_overlap(own: tuple[Frontend, ...], taken: dict[FrontendKey, Frontend]) -> None:
-    for frontend in own:
-        other = taken.get(frontend.key)
-        if other is not None:
-            raise OverlapError(
-                f"frontend {frontend.key} already belongs to {other.owner}, which is older",
-                where="spec.frontends",
-                hint="remove it from one of the two, or give it another port",
-            )
+def _check_overlap(own: Mapping[FrontendKey, Frontend], taken: dict[FrontendKey, Frontend]) -> None:
+    if taken.keys().isdisjoint(own):
+        return
+    key = next(key for key in own if key in taken)
+    raise OverlapError(
+        f"frontend {key} already belongs to {taken[key].owner}, which is older",
+        where="spec.frontends",
+        hint="remove it from one of the two, or give it another port",
+    )
 
 
 def _check_config(wanted: LbConfig, accepted: Mapping[ResourceKey, Served]) -> None:
