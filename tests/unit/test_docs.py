@@ -12,7 +12,7 @@ import yaml
 
 from kubebee.api.parse import parse_resource
 from kubebee.cli.exit_codes import Exit
-from kubebee.planner.build import check
+from kubebee.planner.prepare import prepare
 
 ROOT = Path(__file__).parents[2]
 CODE = ROOT / "operator" / "kubebee"
@@ -134,7 +134,7 @@ def test_manifests_in_the_documents_are_accepted(path: Path) -> None:
     for block in re.findall(r"^```yaml\n(.*?)^```", path.read_text(), flags=re.MULTILINE | re.DOTALL):
         for document in yaml.safe_load_all(block):
             if isinstance(document, dict) and {"apiVersion", "kind"} <= document.keys():
-                check(parse_resource(document, path.name))
+                prepare(parse_resource(document, path.name))
 
 
 def test_the_exit_statuses_are_those_of_the_code() -> None:

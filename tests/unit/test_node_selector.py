@@ -7,6 +7,7 @@ from kubebee.api.v1alpha1.resources import AnyResource
 from kubebee.planner.build import Planned, Planner
 from kubebee.planner.declared import Declared, Inputs, Node, Rendered
 from kubebee.planner.plan import ResourceKey
+from kubebee.planner.prepare import prepare
 from kubebee.render.builtin import Datapaths
 
 NODE = Node("this", {"kubernetes.io/hostname": "this", "zone": "a"})
@@ -25,7 +26,8 @@ def policy(selector: dict[str, str]) -> AnyResource:
 
 
 def plan(selector: dict[str, str]) -> Planned:
-    declared = Declared(KEY, policy(selector), generation=1, created="2026-01-01T00:00:00Z")
+    resource = policy(selector)
+    declared = Declared(KEY, resource, 1, "2026-01-01T00:00:00Z", prepare(resource))
     return Planner(Datapaths()).plan(Inputs((declared,), {}, NODE, lambda _: Rendered("")))
 
 

@@ -10,9 +10,10 @@ from kubebee.api.parse import parse_resource
 from kubebee.cli.agent import render_template, unit_keys
 from kubebee.errors import KubebeeError
 from kubebee.loader.unit import Unit, units_of
-from kubebee.planner.build import Planned, Planner, check
+from kubebee.planner.build import Planned, Planner
 from kubebee.planner.declared import Declared, Inputs, Node
 from kubebee.planner.plan import ResourceKey
+from kubebee.planner.prepare import prepare
 from kubebee.render.builtin import Datapaths
 from kubebee.store.manifests import SUFFIXES, Document, ManifestError, read_documents
 
@@ -54,7 +55,7 @@ def read(paths: Sequence[Path]) -> Offline:
             try:
                 resource = parse_resource(document.body, document.where)
                 key = ResourceKey(type(resource).__name__, resource.metadata.name)
-                check(resource)
+                prepared = prepare(resource)
                 if key in files:
                     raise ManifestError(
                         f"{key} is already defined in {files[key]}",
@@ -66,7 +67,7 @@ def read(paths: Sequence[Path]) -> Offline:
                 errors.append((str(path), key, error))
                 continue
             files[key] = str(path)
-            declared.append(Declared(key, resource, 1, f"{len(declared):09}"))
+            declared.append(Declared(key, resource, 1, f"{len(declared):09}", prepared))
     planned = Planner(Datapaths()).plan(
         Inputs(tuple(declared), config_maps, Node("this", {}), render_template)
     )

@@ -6,15 +6,15 @@ from collections.abc import Set
 from dataclasses import dataclass
 from typing import Protocol
 
-from kubebee.api.later import unbuilt
 from kubebee.api.v1alpha1.bpfprogram import BpfProgram
 from kubebee.api.v1alpha1.hostpolicy import HostPolicy
 from kubebee.api.v1alpha1.resources import AnyResource
 from kubebee.api.v1alpha1.servicelb import ServiceLB
-from kubebee.errors import KubebeeError, NotImplementedYetError
+from kubebee.errors import KubebeeError
 from kubebee.lb.model import Forwarding
 from kubebee.planner import bpfprogram, hostpolicy, servicelb
 from kubebee.planner.declared import Declared, Inputs
+from kubebee.planner.frontends import Balanced
 from kubebee.planner.plan import NodePlan, PolicyUnit, ProgramUnit, ResourceKey
 from kubebee.policy import model as policy_model
 
@@ -42,29 +42,6 @@ class BuiltinSources(servicelb.Sources, Protocol):
         """The firewall's stage; `lb_reverse`: answers from SNAT backends are looked up there."""
 
 
-def check(resource: AnyResource) -> None:
-    """Refuse a resource that can't be acted on, whatever else there is.
-
-    Raises:
-        NotImplementedYetError: it uses a field that this version does not act on.
-        KubebeeError: a value that the schema can't check is wrong; `where` is the path of the field.
-    """
-    missing = unbuilt(resource)
-    if missing:
-        raise NotImplementedYetError(
-            f"this version of kubebee does not act on {', '.join(missing[:5])}",
-            where=missing[0].partition(":")[0],
-            hint="leave it out; docs/status.md says what works today",
-        )
-    if isinstance(resource, BpfProgram):
-        bpfprogram.check(resource)
-    elif isinstance(resource, ServiceLB):
-        servicelb.frontends_of("", resource.spec)
-        servicelb.config_of(resource.spec)
-    elif isinstance(resource, HostPolicy):
-        hostpolicy.policy_of(resource.metadata.name, resource.spec)
-
-
 class Planner:
     """Plans one node; remembers what unchanged resources came to, which changes no result.
 
@@ -74,9 +51,7 @@ class Planner:
 
     def __init__(self, sources: BuiltinSources) -> None:
         self._sources = sources
-        self._served: dict[ResourceKey, tuple[ServiceLB, servicelb.Served]] = {}
         self._in_force: dict[ResourceKey, servicelb.Served] = {}
-        self._policies: dict[ResourceKey, tuple[HostPolicy, policy_model.Policy]] = {}
         self._programs: dict[ResourceKey, tuple[BpfProgram, int, ProgramUnit | KubebeeError]] = {}
 
     def plan(self, inputs: Inputs) -> Planned:
@@ -96,9 +71,12 @@ class Planner:
                 if isinstance(resource, BpfProgram):
                     programs.append(self._program(declared, resource, inputs))
                 elif isinstance(resource, ServiceLB):
-                    lbs.append((self._serve(declared, resource), self._in_force.get(declared.key)))
+                    assert isinstance(declared.prepared, Balanced)
+                    served = servicelb.Served(declared, resource.spec, declared.prepared)
+                    lbs.append((served, self._in_force.get(declared.key)))
                 elif isinstance(resource, HostPolicy):
-                    policies.append((declared, resource, self._policy(declared, resource)))
+                    assert isinstance(declared.prepared, policy_model.Policy)
+                    policies.append((declared, resource, declared.prepared))
             except KubebeeError as error:
                 refused[declared.key] = error
         lb, self._in_force = servicelb.unit(lbs, self._sources, refused.__setitem__)
@@ -110,9 +88,8 @@ class Planner:
         return Planned(plan, refused, idle, _overlap_warnings(units))
 
     def _forget_all_but(self, present: Set[ResourceKey]) -> None:
-        for known in (self._programs, self._served, self._policies):
-            for key in [key for key in known if key not in present]:
-                del known[key]
+        for key in [key for key in self._programs if key not in present]:
+            del self._programs[key]
 
     def _program(self, declared: Declared, program: BpfProgram, inputs: Inputs) -> ProgramUnit:
         known = self._programs.get(declared.key)
@@ -127,21 +104,6 @@ class Planner:
         if isinstance(known[2], KubebeeError):
             raise known[2]
         return known[2]
-
-    def _serve(self, declared: Declared, lb: ServiceLB) -> servicelb.Served:
-        known = self._served.get(declared.key)
-        if known is None or known[0] is not lb or known[1].declared.generation != declared.generation:
-            known = self._served[declared.key] = (lb, servicelb.Served.of(declared, lb))
-        return known[1]
-
-    def _policy(self, declared: Declared, policy: HostPolicy) -> policy_model.Policy:
-        known = self._policies.get(declared.key)
-        if known is None or known[0] is not policy:
-            known = self._policies[declared.key] = (
-                policy,
-                hostpolicy.policy_of(declared.key.name, policy.spec),
-            )
-        return known[1]
 
 
 def _idle(resource: AnyResource, inputs: Inputs) -> str:

@@ -7,8 +7,13 @@ from dataclasses import dataclass, field
 
 from kubebee.api.v1alpha1.bpfprogram import TemplateSource
 from kubebee.api.v1alpha1.resources import AnyResource
+from kubebee.planner.frontends import Balanced
 from kubebee.planner.plan import ResourceKey
+from kubebee.policy.model import Policy
 from kubebee.toolchain.diagnostics import SourceLine
+
+Prepared = Balanced | Policy | None
+"""What a ServiceLB or a HostPolicy comes to; nothing for other kinds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,12 +22,14 @@ class Declared:
 
     Attributes:
         created: RFC 3339; of two resources that claim one thing the older has it.
+        prepared: what `planner.prepare` made of it.
     """
 
     key: ResourceKey
     resource: AnyResource
     generation: int
     created: str
+    prepared: Prepared = None
 
     @property
     def seniority(self) -> tuple[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import reduce
 from itertools import islice
 from typing import Protocol as Interface
@@ -11,21 +11,16 @@ from typing import Protocol as Interface
 from kubebee.api.v1alpha1 import servicelb as api
 from kubebee.api.v1alpha1.attach import XdpMode
 from kubebee.api.v1alpha1.selectors import Interfaces
-from kubebee.errors import KubebeeError, NotImplementedYetError
+from kubebee.errors import KubebeeError
 from kubebee.lb.model import (
-    Backend,
     Forwarding,
     Frontend,
     FrontendKey,
     LbConfig,
-    Protocol,
-    parse_ipv4,
 )
-from kubebee.lb.model import (
-    check as check_frontend,
-)
-from kubebee.lb.sizes import Need, map_sizes, need_of
+from kubebee.lb.sizes import Need, map_sizes
 from kubebee.planner.declared import Declared
+from kubebee.planner.frontends import Balanced
 from kubebee.planner.plan import Bundle, LbUnit, ResourceKey, Toolchain
 
 Refuse = Callable[[ResourceKey, KubebeeError], None]
@@ -47,77 +42,13 @@ class OverlapError(KubebeeError):
     reason = "DuplicateFrontend"
 
 
-def frontends_of(owner: str, spec: api.ServiceLBSpec) -> tuple[Frontend, ...]:
-    """The frontends of one ServiceLB.
-
-    Raises:
-        KubebeeError: one can't be served; `where` is the path of the field.
-    """
-    return tuple(_frontend(owner, index, item, spec) for index, item in enumerate(spec.frontends))
-
-
-def _frontend(owner: str, index: int, item: api.Frontend, spec: api.ServiceLBSpec) -> Frontend:
-    where = f"spec.frontends[{index}]"
-    try:
-        _refuse_ipv6(item)
-        key = FrontendKey(parse_ipv4(item.address), item.port, Protocol[item.protocol])
-        where += ".backends"
-        backends = tuple(Backend(parse_ipv4(b.address), b.port, b.weight) for b in item.backends)
-        dsr = (item.forwarding or spec.forwarding).mode == "DSR"
-        frontend = Frontend(key, backends, Forwarding.DSR_IPIP if dsr else Forwarding.SNAT, owner)
-        check_frontend(frontend)
-    except KubebeeError as error:
-        raise KubebeeError(
-            error.message, reason=error.reason, where=f"{where} ({item.name})", hint=error.hint
-        ) from error
-    return frontend
-
-
-def _refuse_ipv6(item: api.Frontend) -> None:
-    for address in (item.address, *(backend.address for backend in item.backends)):
-        if ":" in address:
-            raise NotImplementedYetError(
-                f"{address}: this version balances IPv4 only", hint="leave IPv6 frontends out for now"
-            )
-
-
-def config_of(spec: api.ServiceLBSpec) -> LbConfig:
-    """Node settings of one ServiceLB; an address of 0 is filled in by the node.
-
-    Raises:
-        KubebeeError: a value is out of range.
-    """
-    config = LbConfig()
-    if "port_range" in spec.snat.model_fields_set:
-        first, _, last = spec.snat.port_range.partition("-")
-        config = replace(config, snat_port_first=int(first), snat_port_last=int(last or first))
-    if len(spec.snat.addresses) > 1:
-        raise NotImplementedYetError("this version uses one SNAT address", where="spec.snat.addresses[1]")
-    if spec.snat.addresses:
-        config = replace(config, snat_address=parse_ipv4(spec.snat.addresses[0]))
-    return config
-
-
 @dataclass(frozen=True)
 class Served:
     """A ServiceLB with what its spec came to."""
 
     declared: Declared
     spec: api.ServiceLBSpec
-    frontends: Mapping[FrontendKey, Frontend]
-    need: Need
-    config: LbConfig
-
-    @classmethod
-    def of(cls, declared: Declared, lb: api.ServiceLB) -> Served:
-        """Convert a resource.
-
-        Raises:
-            KubebeeError: something of it can't be served.
-        """
-        frontends = frontends_of(str(declared.key), lb.spec)
-        by_key = {frontend.key: frontend for frontend in frontends}
-        return cls(declared, lb.spec, by_key, need_of(frontends), config_of(lb.spec))
+    balanced: Balanced
 
 
 def unit(
@@ -141,13 +72,13 @@ def unit(
             if served is None:
                 continue
             try:
-                _check_overlap(served.frontends, taken)
-                _check_config(served.config, accepted)
+                _check_overlap(served.balanced.frontends, taken)
+                _check_config(served.balanced.config, accepted)
             except KubebeeError as error:
                 if served is newest:
                     refuse(served.declared.key, error)
                 continue
-            taken.update(served.frontends)
+            taken.update(served.balanced.frontends)
             accepted[served.declared.key] = served
             break
     return (_merge(list(accepted.values()), tuple(taken.values()), sources) if accepted else None), accepted
@@ -156,7 +87,7 @@ def unit(
 def _merge(accepted: list[Served], frontends: tuple[Frontend, ...], sources: Sources) -> LbUnit:
     modes = {frontend.forwarding for frontend in frontends}
     dsr, snat = Forwarding.DSR_IPIP in modes, Forwarding.SNAT in modes or not modes
-    need = reduce(Need.plus, (served.need for served in accepted))
+    need = reduce(Need.plus, (served.balanced.need for served in accepted))
     cgroups = [served.spec.socket_lb.cgroup for served in accepted if served.spec.socket_lb.enabled]
     return LbUnit(
         owners=tuple((served.declared.key, served.declared.generation) for served in accepted),
@@ -168,7 +99,7 @@ def _merge(accepted: list[Served], frontends: tuple[Frontend, ...], sources: Sou
             for served in accepted
         ),
         frontends=frontends,
-        config=accepted[0].config,
+        config=accepted[0].balanced.config,
         map_sizes=map_sizes(need),
     )
 
@@ -195,7 +126,7 @@ def _check_overlap(own: Mapping[FrontendKey, Frontend], taken: dict[FrontendKey,
 
 def _check_config(wanted: LbConfig, accepted: Mapping[ResourceKey, Served]) -> None:
     for key, served in islice(accepted.items(), 1):  # all others agree with the first
-        if wanted != served.config:
+        if wanted != served.balanced.config:
             raise KubebeeError(
                 f"spec.snat differs from that of {key}; a node has one",
                 reason="ConflictingSettings",

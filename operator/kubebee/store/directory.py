@@ -16,9 +16,9 @@ from pathlib import Path
 from kubebee.api.parse import parse_resource
 from kubebee.api.v1alpha1.resources import AnyResource
 from kubebee.errors import KubebeeError
-from kubebee.planner.build import check
-from kubebee.planner.declared import Declared
+from kubebee.planner.declared import Declared, Prepared
 from kubebee.planner.plan import ResourceKey
+from kubebee.planner.prepare import prepare
 from kubebee.store.manifests import SUFFIXES, Document, ManifestError, read_documents
 from kubebee.store.state import Accepted, StateDirectory
 
@@ -85,13 +85,17 @@ class _Stamp:
         return 0 <= time.time_ns() - self.changed < nanoseconds
 
 
+Valid = tuple[AnyResource, Prepared]
+"""A resource, and what its spec comes to."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Entry:
     """A document, read once: what it is called and what came of validating it."""
 
     document: Document
     name: tuple[str, str] | None
-    outcome: AnyResource | KubebeeError | None  # None: a ConfigMap
+    outcome: Valid | KubebeeError | None  # None: a ConfigMap
 
     @property
     def file(self) -> str:
@@ -127,7 +131,7 @@ class DirectoryStore:
         self._now = now
         self._files: dict[str, _File] = {}
         self._accepted = self.state.load_accepted()
-        self._parsed: dict[tuple[str, str], AnyResource] = {}
+        self._parsed: dict[tuple[str, str], Valid] = {}
         self._refused: dict[tuple[str, str], tuple[_Entry, int]] = {}
 
     def scan(self) -> Snapshot:
@@ -214,7 +218,7 @@ class DirectoryStore:
         accepted, refused = self._accepted.get(key), self._refused.get(key)
         return max(accepted.generation if accepted else 0, refused[1] if refused else 0)
 
-    def _accept(self, key: tuple[str, str], resource: AnyResource, entry: _Entry) -> None:
+    def _accept(self, key: tuple[str, str], valid: Valid, entry: _Entry) -> None:
         body = entry.document.body
         assert isinstance(body, dict)
         before = self._accepted.get(key)
@@ -241,7 +245,7 @@ class DirectoryStore:
             self._accepted[key] = record
             with contextlib.suppress(OSError):
                 self.state.save_accepted(record)
-        self._parsed[key] = resource
+        self._parsed[key] = valid
 
     def _drop_missing(self, seen: set[tuple[str, str]]) -> None:
         broken = {name for name, file in self._files.items() if file.error is not None}
@@ -257,13 +261,15 @@ class DirectoryStore:
     def _stored(self) -> list[Declared]:
         stored = []
         for key, record in sorted(self._accepted.items()):
-            resource = self._parsed.get(key)
-            if resource is None:
+            valid = self._parsed.get(key)
+            if valid is None:
                 try:
-                    resource = self._parsed[key] = parse_resource(record.manifest, record.source)
+                    valid = self._parsed[key] = _valid(record.manifest, record.source)
                 except KubebeeError:
                     continue  # accepted by another version of kubebee; reported through its manifest
-            stored.append(Declared(ResourceKey(*key), resource, record.generation, record.created))
+            resource, prepared = valid
+            key_ = ResourceKey(*key)
+            stored.append(Declared(key_, resource, record.generation, record.created, prepared))
         return stored
 
     def _refresh(self) -> bool:
@@ -346,11 +352,14 @@ def _entry(document: Document) -> _Entry:
     if name and name[0] == "ConfigMap":
         return _Entry(document, name, None)
     try:
-        resource = parse_resource(document.body, document.where)
-        check(resource)
-        return _Entry(document, name, resource)
+        return _Entry(document, name, _valid(document.body, document.where))
     except KubebeeError as error:
         return _Entry(document, name, error)
+
+
+def _valid(body: object, where: str) -> Valid:
+    resource = parse_resource(body, where)
+    return resource, prepare(resource)
 
 
 def _name_of(body: object) -> tuple[str, str] | None:

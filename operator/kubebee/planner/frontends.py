@@ -1,0 +1,91 @@
+"""The spec of one ServiceLB to frontends, backends and settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from kubebee.api.v1alpha1 import servicelb as api
+from kubebee.errors import KubebeeError, NotImplementedYetError
+from kubebee.lb.model import (
+    Backend,
+    Forwarding,
+    Frontend,
+    FrontendKey,
+    LbConfig,
+    Protocol,
+    parse_ipv4,
+)
+from kubebee.lb.model import check as check_frontend
+from kubebee.lb.sizes import Need, need_of
+
+
+def frontends_of(owner: str, spec: api.ServiceLBSpec) -> tuple[Frontend, ...]:
+    """The frontends of one ServiceLB.
+
+    Raises:
+        KubebeeError: one can't be served; `where` is the path of the field.
+    """
+    return tuple(_frontend(owner, index, item, spec) for index, item in enumerate(spec.frontends))
+
+
+def _frontend(owner: str, index: int, item: api.Frontend, spec: api.ServiceLBSpec) -> Frontend:
+    where = f"spec.frontends[{index}]"
+    try:
+        _refuse_ipv6(item)
+        key = FrontendKey(parse_ipv4(item.address), item.port, Protocol[item.protocol])
+        where += ".backends"
+        backends = tuple(Backend(parse_ipv4(b.address), b.port, b.weight) for b in item.backends)
+        dsr = (item.forwarding or spec.forwarding).mode == "DSR"
+        frontend = Frontend(key, backends, Forwarding.DSR_IPIP if dsr else Forwarding.SNAT, owner)
+        check_frontend(frontend)
+    except KubebeeError as error:
+        raise KubebeeError(
+            error.message, reason=error.reason, where=f"{where} ({item.name})", hint=error.hint
+        ) from error
+    return frontend
+
+
+def _refuse_ipv6(item: api.Frontend) -> None:
+    for address in (item.address, *(backend.address for backend in item.backends)):
+        if ":" in address:
+            raise NotImplementedYetError(
+                f"{address}: this version balances IPv4 only", hint="leave IPv6 frontends out for now"
+            )
+
+
+def config_of(spec: api.ServiceLBSpec) -> LbConfig:
+    """Node settings of one ServiceLB; an address of 0 is filled in by the node.
+
+    Raises:
+        KubebeeError: a value is out of range.
+    """
+    config = LbConfig()
+    if "port_range" in spec.snat.model_fields_set:
+        first, _, last = spec.snat.port_range.partition("-")
+        config = replace(config, snat_port_first=int(first), snat_port_last=int(last or first))
+    if len(spec.snat.addresses) > 1:
+        raise NotImplementedYetError("this version uses one SNAT address", where="spec.snat.addresses[1]")
+    if spec.snat.addresses:
+        config = replace(config, snat_address=parse_ipv4(spec.snat.addresses[0]))
+    return config
+
+
+@dataclass(frozen=True)
+class Balanced:
+    """What the spec of a ServiceLB comes to."""
+
+    frontends: Mapping[FrontendKey, Frontend]
+    need: Need
+    config: LbConfig
+
+    @classmethod
+    def of(cls, lb: api.ServiceLB) -> Balanced:
+        """Convert a resource.
+
+        Raises:
+            KubebeeError: something of it can't be served.
+        """
+        frontends = frontends_of(f"ServiceLB/{lb.metadata.name}", lb.spec)
+        by_key = {frontend.key: frontend for frontend in frontends}
+        return cls(by_key, need_of(frontends), config_of(lb.spec))
