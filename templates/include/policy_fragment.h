@@ -2,7 +2,8 @@
 /*
  * Later fragments have no ports: they follow their first fragment.
  *
- * Only datagrams that were let through are remembered. One that is not (denied, evicted, or its
+ * Only datagrams that were let through are remembered, in audit mode too, which so counts a datagram
+ * once: at its first fragment. One that is not remembered (denied, evicted, or its
  * fragments came out of order) is judged by rules that need no port; see KB_L4_FRAGMENT. Entries
  * do not expire: a fragment without an allowed first fragment is never reassembled anyway.
  */

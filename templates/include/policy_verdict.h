@@ -36,7 +36,7 @@ static __always_inline void kb_policy_count(__u32 slot, const struct kb_packet *
 static __always_inline int kb_policy_pass(__u32 flags, const struct kb_packet *packet, __u32 slot)
 {
 	kb_policy_count(slot, packet, false);
-	if (packet->frag & KB_IP_MF && !kb_is_later_fragment(packet) && flags & KB_POLICY_ENFORCED)
+	if (packet->frag & KB_IP_MF && !kb_is_later_fragment(packet) && flags)
 		kb_fragment_remember(packet, slot);
 	return KB_CONTINUE;
 }

@@ -265,9 +265,17 @@ def test_one_policy_with_default_deny_is_enough(host: Firewall) -> None:
     assert host.drops() == {"policy_default": 1}
 
 
-@pytest.mark.parametrize(("source", "target"), [("0.0.0.0", "0.0.0.0"), (CLIENT, "127.0.0.1")])
+@pytest.mark.parametrize(("source", "target"), [("0.0.0.0", "0.0.0.0"), (CLIENT, "127.0.0.1")])  # noqa: S104
 def test_addresses_that_the_kernel_takes_without_being_told_are_judged(
     host: Firewall, source: str, target: str
 ) -> None:
     host.enforce(DENY_8080)
     assert host.verdict(ETH / ip(src=source, dst=target) / tcp(8080)) == DROP
+
+
+def test_audit_mode_does_not_count_fragments_of_what_it_would_have_allowed(host: Firewall) -> None:
+    host.enforce(Policy("p", 1, ONLY_80.rules, Action.DENY, audit=True))
+    first = ETH / ip(id=9, flags="MF") / tcp(80) / Raw(bytes(12))
+    later = ETH / ip(id=9, frag=4, proto=6) / Raw(bytes(16))
+    assert [host.verdict(first), host.verdict(later)] == [CONTINUE, CONTINUE]
+    assert "p/(default)" not in host.hits()

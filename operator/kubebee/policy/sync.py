@@ -69,7 +69,9 @@ class PolicyState:
             PolicyError: if a table does not fit its map.
         """
         active, flags = _active(maps)
-        if flags == compiled.flags and all(_same(maps, table, active, compiled.tables[table.map]) for table in layout.TABLES):
+        if flags == compiled.flags and all(
+            _same(maps, table, active, compiled.tables[table.map]) for table in layout.TABLES
+        ):
             self.slots = dict(compiled.slots)
             return SyncReport()
         self._wait_for_readers()
