@@ -40,6 +40,18 @@ static __always_inline void lb_flow_remove(const struct kb_lb_flow_key *key, con
 	bpf_map_delete_elem(&kb_lb_flow, key);
 }
 
+/* An answer to such a port would be taken for a request: where a frontend has the SNAT address. */
+static __always_inline bool lb_port_serves(const struct kb_lb_flow *flow, __u8 protocol)
+{
+	struct kb_lb_frontend_key key = {
+		.address = flow->nat_address,
+		.port = flow->nat_port,
+		.protocol = protocol,
+	};
+
+	return bpf_map_lookup_elem(&kb_lb_fe, &key);
+}
+
 /*
  * Makes a flow to `choice` and leaves a copy in `flow`. Returns 0, a drop reason, or -EEXIST when
  * another CPU made the same flow meanwhile.
@@ -72,7 +84,8 @@ static __noinline int lb_flow_create(const struct kb_lb_flow_key *key, const str
 	for (i = 0; i < LB_PORT_TRIES && error == -EEXIST; i++) {
 		flow->nat_port = bpf_htons(config->snat_first + offset);
 		reverse_key.dport = flow->nat_port;
-		error = bpf_map_update_elem(&kb_lb_rev, &reverse_key, &reverse, BPF_NOEXIST);
+		if (!lb_port_serves(flow, key->protocol))
+			error = bpf_map_update_elem(&kb_lb_rev, &reverse_key, &reverse, BPF_NOEXIST);
 		offset = (offset + LB_PORT_STRIDE) % config->snat_ports;
 	}
 	if (error)

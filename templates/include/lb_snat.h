@@ -16,14 +16,20 @@ static __always_inline __u16 lb_flow_sees(__u8 tcp_flags)
 	return (tcp_flags & KB_TCP_FIN ? LB_FLOW_FIN : 0) | (tcp_flags & KB_TCP_RST ? LB_FLOW_RST : 0);
 }
 
-static __always_inline void lb_flow_touch(__u64 *seen, __u16 *flags, __u16 saw)
+/*
+ * A side that goes on was not reset (no sequence numbers are checked, so anyone could have sent that RST),
+ * and a SYN starts it anew: else the collector would take the connection for a closed one.
+ */
+static __always_inline void lb_flow_touch(__u64 *seen, __u16 *flags, __u8 tcp_flags, __u16 saw)
 {
+	__u16 stale = tcp_flags & KB_TCP_SYN ? LB_FLOW_FIN | LB_FLOW_RST : LB_FLOW_RST;
+	__u16 current = (*flags & ~stale) | saw | lb_flow_sees(tcp_flags);
 	__u64 now = bpf_ktime_get_coarse_ns();
 
 	if (now - *seen > LB_SEEN_NS)
 		*seen = now;
-	if (saw & ~*flags)
-		*flags |= saw;
+	if (current != *flags)
+		*flags = current;
 }
 
 static __always_inline bool lb_is_syn(__u8 tcp_flags)
@@ -31,11 +37,17 @@ static __always_inline bool lb_is_syn(__u8 tcp_flags)
 	return (tcp_flags & (KB_TCP_SYN | KB_TCP_ACK)) == KB_TCP_SYN;
 }
 
-/* A SYN on a flow that is over, or whose backend left, starts a new flow. */
-static __always_inline bool lb_flow_over(const struct kb_lb_flow *flow)
+/*
+ * A SYN on a flow that is over, or whose backend left, starts a new flow. A datagram starts one when its
+ * backend left: UDP has no end to wait for, and a client with one port would ask a dead backend for ever.
+ */
+static __always_inline bool lb_starts_anew(const struct kb_lb_flow *flow, __u8 protocol, __u8 tcp_flags)
 {
-	struct kb_lb_backend *backend = lb_backend(flow->backend);
+	const struct kb_lb_backend *backend;
 
+	if (protocol == IPPROTO_TCP && !lb_is_syn(tcp_flags))
+		return false;
+	backend = lb_backend(flow->backend);
 	return flow->flags & (LB_FLOW_FIN | LB_FLOW_RST) || !backend || backend->flags & LB_BE_GONE;
 }
 
@@ -79,7 +91,7 @@ static __always_inline int lb_snat(struct xdp_md *ctx, const struct kb_packet *p
 
 	if (packet->ip->ttl <= 1)
 		return kb_drop(KB_DROP_LB_TTL);
-	if (flow && lb_is_syn(l4->tcp_flags) && lb_flow_over(flow)) {
+	if (flow && lb_starts_anew(flow, key.protocol, l4->tcp_flags)) {
 		lb_flow_remove(&key, flow);
 		flow = NULL;
 	}
@@ -100,7 +112,7 @@ static __always_inline int lb_snat(struct xdp_md *ctx, const struct kb_packet *p
 	if (!choice.backend)
 		return kb_drop(KB_DROP_LB_NO_BACKEND);
 	if (!is_new)
-		lb_flow_touch(&flow->seen, &flow->flags, lb_flow_sees(l4->tcp_flags));
+		lb_flow_touch(&flow->seen, &flow->flags, l4->tcp_flags, 0);
 
 	to.saddr = flow->nat_address;
 	to.daddr = choice.backend->address;
@@ -142,7 +154,7 @@ static __always_inline int lb_snat_answer(struct xdp_md *ctx, const struct kb_pa
 		return kb_drop(KB_DROP_LB_FRAGMENT);
 	if (packet->ip->ttl <= 1)
 		return kb_drop(KB_DROP_LB_TTL);
-	lb_flow_touch(&reverse->seen, &reverse->flags, lb_flow_sees(l4->tcp_flags) | LB_FLOW_SEEN);
+	lb_flow_touch(&reverse->seen, &reverse->flags, l4->tcp_flags, LB_FLOW_SEEN);
 
 	to.saddr = reverse->vip;
 	to.daddr = reverse->client;

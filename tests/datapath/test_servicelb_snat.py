@@ -269,3 +269,37 @@ def test_half_a_flow_that_a_crash_left_is_collected(lb: Balancer) -> None:
     assert lb.collect(1).orphans == 0  # it might be in the making
     assert lb.collect(60).orphans == 1
     assert lb.flows() == (0, 0)
+
+
+def test_a_port_that_a_backend_refused_once_serves_a_new_connection_without_haste(lb: Balancer) -> None:
+    port = nat_port(lb.send(request("S")).data)
+    lb.send(answer(port, "RA"))
+    lb.send(request("S"))
+    lb.send(answer(port, "SA"))
+    lb.send(request("A"))
+    assert lb.collect(20).expired == 0
+
+
+def test_a_connection_that_goes_on_after_a_forged_reset_is_alive(lb: Balancer) -> None:
+    port = nat_port(lb.send(request("S")).data)
+    lb.send(answer(port, "SA"))
+    lb.send(request("R"))
+    lb.send(request("A"))
+    assert lb.collect(20).expired == 0
+
+
+def test_no_flow_takes_a_port_that_a_frontend_has_on_the_snat_address() -> None:
+    config = LbConfig(snat_address=parse_ipv4(NODE), snat_port_first=61000, snat_port_last=61001)
+    with balancer() as lb:
+        taken = frontend(f"{OTHER}:8080", vip=NODE, port=61000)
+        lb.serve(frontend(f"{BACKEND}:8080"), taken, config=config)
+        runs = [lb.send(request(sport=sport)) for sport in range(30000, 30008)]
+        assert {nat_port(run.data) for run in runs if run.retval == TX} == {61001}
+
+
+def test_udp_leaves_a_removed_backend_at_once(lb: Balancer) -> None:
+    query = ETHER / IP(src=CLIENT, dst=VIP) / UDP(sport=1, dport=53)
+    assert lb.backend_of(query) == BACKEND
+    lb.serve(frontend(f"{OTHER}:5353", port=53, protocol=Protocol.UDP))
+    assert lb.backend_of(query) == OTHER
+    assert lb.flows() == (1, 1)
