@@ -2,10 +2,10 @@
 PYTHON := .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup run test lint crds bench
+.PHONY: help setup run test test-kernels lint crds bench
 
 help:  ## this list
-	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' Makefile | expand -t 10
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | expand -t 15
 
 setup:  ## install what is missing: Debian packages, .venv
 	@tools/setup
@@ -15,6 +15,9 @@ run: setup  ## kubebee in a lab of network namespaces: real traffic, live view
 
 test: setup lint  ## lint and run every test
 	@$(PYTHON) -m pytest
+
+test-kernels: setup  ## some tests on Debian's 5.10, 6.1 and 6.12 under qemu: minutes each
+	@PYTHONPATH=e2e $(PYTHON) -m kernels
 
 lint: setup  ## ruff, mypy, import contracts, drift of crds/
 	@ruff check operator templates tests e2e benchmarks

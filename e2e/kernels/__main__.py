@@ -37,7 +37,7 @@ def main(args: list[str]) -> int:
     if unknown := set(versions) - set(SUITES):
         print(f"kernels: no {', '.join(sorted(unknown))}; there are {', '.join(SUITES)}", file=sys.stderr)
         return 2
-    command = command or [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *TESTS]
+    command = command or [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", *TESTS]
     failed = []
     try:
         install_packages()

@@ -9,6 +9,7 @@ exec </dev/null >/dev/ttyS0 2>&1
 
 end() {
     echo "kernel-test-exit: $1"
+    $bb sleep 1 # the serial port has a buffer
     echo b >/proc/sysrq-trigger # qemu -no-reboot ends here
     $bb sleep 60
 }

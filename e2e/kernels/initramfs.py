@@ -50,7 +50,15 @@ def _needed_modules(kernel: KernelImage) -> list[Path]:
     found: dict[Path, None] = {}
     for module in _MODULES:
         shown = run(
-            ["modprobe", "--dirname", str(kernel.root), "--set-version", kernel.release, "--show-depends", module]
+            [
+                "modprobe",
+                "--dirname",
+                str(kernel.root),
+                "--set-version",
+                kernel.release,
+                "--show-depends",
+                module,
+            ]
         )
         for line in shown.splitlines():
             kind, _, path = line.strip().partition(" ")

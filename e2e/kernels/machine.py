@@ -22,6 +22,7 @@ _JOB = """#!/bin/sh
 export HOME=/root PATH={path} LANG=C.UTF-8 TERM=dumb
 cd {folder} && timeout --kill-after=5 {seconds} {command}
 echo "kernel-test-exit: $?"
+sleep 1 # the serial port has a buffer
 echo b >/proc/sysrq-trigger # qemu -no-reboot ends here
 sleep 60
 """
@@ -36,9 +37,7 @@ class Outcome:
     seconds: float
 
 
-def run_in(
-    kernel: KernelImage, command: Sequence[str], folder: Path, scratch: Path, seconds: int
-) -> Outcome:
+def run_in(kernel: KernelImage, command: Sequence[str], folder: Path, scratch: Path, seconds: int) -> Outcome:
     """Boot the kernel, run `command` in `folder` as root, copy what it prints to stdout, turn it off.
 
     Args:
