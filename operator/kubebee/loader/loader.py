@@ -152,16 +152,9 @@ class Loader:
             state.wanted = unit
             if state.failure is not None and state.failure.stage is Stage.MAPS:
                 state.failure = None  # data is written anew at every pass
-            if same and state.active is not None and state.settled:
-                run.versions[key] = state.active
-            elif (
-                same
-                and state.failure is not None
-                and state.failure.permanent
-                and not (
-                    moved and state.failure.stage is Stage.ATTACH  # the place that refused it may be gone
-                )
-            ):
+            # Of places that refused it, some may be gone.
+            again = moved and state.failure is not None and state.failure.stage is Stage.ATTACH
+            if same and state.settled and not again:
                 if state.active is not None:
                     run.versions[key] = state.active
             else:

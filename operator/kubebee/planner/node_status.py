@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from kubebee.api.v1alpha1.bpfnode import BpfNodeStatus, Feature, ForeignProgram, RunningProgram
 from kubebee.planner.report import NodeReport, UnitReport
-from kubebee.planner.status import node_failure, summary_status
+from kubebee.planner.status import node_failure, shown_point, summary_status
 
 MAX_PROGRAMS = 1000
 MAX_FOREIGN = 200
@@ -64,7 +64,7 @@ def _program(node: str, unit: UnitReport, function: str) -> RunningProgram:
         prog_id=places[0].prog_id if places else 0,
         link_ids=tuple(place.link_id for place in places[:MAX_IDS]),
         map_ids=tuple(fact.id for fact in unit.maps[:MAX_IDS]),
-        points=tuple(place.point for place in places[:MAX_IDS]),
+        points=tuple(shown_point(place.point) for place in places[:MAX_IDS]),
         failure=node_failure(node, unit.failure) if unit.failure else None,
         notes=unit.notes[:MAX_NOTES],
     )

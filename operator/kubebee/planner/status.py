@@ -11,6 +11,7 @@ from kubebee.planner.report import Failure, Stage, UnitReport
 
 MAX_FAILURES = 20
 MAX_ATTACHMENTS = 100
+POINT_CHARS = 256
 MESSAGE_CHARS = 1024
 LOG_BYTES = 2048
 HASH_CHARS = 12
@@ -167,13 +168,18 @@ def node_failure(node: str, failure: Failure) -> NodeFailure:
     )
 
 
+def shown_point(point: str) -> str:
+    """An attach point in the space that a status has for it; of a long path the end says most."""
+    return point if len(point) <= POINT_CHARS else f"…{point[1 - POINT_CHARS :]}"
+
+
 def _attachments(reports: Sequence[tuple[str, UnitReport]]) -> tuple[Attachment, ...]:
     found = (
         Attachment(
             node=node,
             function=a.function,
             type=a.type,
-            point=a.point,
+            point=shown_point(a.point),
             mode=a.mode,
             position=a.position,
             prog_id=a.prog_id,
