@@ -107,6 +107,7 @@ _NEEDED_BY_HOOK = {
     AttachType.TRACE_ITER: "iter",
     AttachType.TRACE_RAW_TP: "tp_btf",
 }
+_TCX = (AttachType.TCX_INGRESS, AttachType.TCX_EGRESS)
 _NEEDED_BY_TYPE = {ProgType.LSM: "lsm", ProgType.STRUCT_OPS: "struct_ops"}
 
 
@@ -114,7 +115,7 @@ def require_for_program(prog_type: ProgType, attach_type: AttachType) -> None:
     """Make sure that programs of a type can be loaded, to be asked before loading.
 
     Kernels refuse some types with a bare EPERM, which would read as missing privilege. Types whose
-    load says enough itself, and what only attaching needs (kprobe, tcx), are not probed here.
+    load says enough itself, and what only attaching needs (kprobe), are not probed here.
 
     Raises:
         UnsupportedError: the message names what the kernel is missing.
@@ -122,6 +123,8 @@ def require_for_program(prog_type: ProgType, attach_type: AttachType) -> None:
     name = (
         _NEEDED_BY_HOOK.get(attach_type) if prog_type is ProgType.TRACING else _NEEDED_BY_TYPE.get(prog_type)
     )
+    if prog_type is ProgType.SCHED_CLS and attach_type in _TCX:
+        name = "tcx"  # an older kernel would load the program, and then have no place for it
     if name is not None:
         require(name)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from kubebee.bpf.constants import MapType
-from kubebee.bpf.features import require_for_program
+from kubebee.bpf.features import require, require_for_program
 from kubebee.bpf.globals import read_globals
 from kubebee.bpf.map import Map
 from kubebee.bpf.object import BpfObject
@@ -254,6 +254,8 @@ def _configure_programs(opened: BpfObject, item: Compiled) -> None:
     for plan in item.code.functions:
         plans.setdefault(plan.name, plan)
     struct_ops = any(plan.attach.type == "StructOps" for plan in item.code.functions)
+    if struct_ops:
+        require("struct_ops")  # a kernel without their links refuses the map with a bare EINVAL
     for program in opened.programs.values():
         function = plans.get(program.name)
         if function is None or function.attach.type == "XDP":
