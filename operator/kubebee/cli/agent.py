@@ -336,6 +336,7 @@ class Agent:
         """Write statuses and events that are due; a disk that is full is said once and tried again."""
         clock = time.monotonic()
         try:
+            self.store.save()
             for key in list(self.board.dirty) if force else self.board.due(clock):
                 generation, status = self.board.current[key]
                 self.store.state.save_status(key.kind, key.name, status_document(key, generation, status))

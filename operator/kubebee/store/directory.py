@@ -133,6 +133,7 @@ class DirectoryStore:
         self._accepted = self.state.load_accepted()
         self._parsed: dict[tuple[str, str], Valid] = {}
         self._refused: dict[tuple[str, str], tuple[_Entry, int]] = {}
+        self._unsaved: dict[tuple[str, str], Accepted] = {}
 
     def scan(self) -> Snapshot:
         """Read what changed since the last scan and say what is in force now.
@@ -242,10 +243,18 @@ class DirectoryStore:
                 created=before.created if before else self._now(),
                 manifest=body,
             )
-            self._accepted[key] = record
-            with contextlib.suppress(OSError):
-                self.state.save_accepted(record)
+            self._accepted[key] = self._unsaved[key] = record
         self._parsed[key] = valid
+
+    def save(self) -> None:
+        """Keep what was accepted over a restart; call it once the kernel has it, as a disk may be slow.
+
+        Raises:
+            OSError: a file can't be written; it is tried again at the next call.
+        """
+        for key, record in list(self._unsaved.items()):
+            self.state.save_accepted(record)
+            del self._unsaved[key]
 
     def _drop_missing(self, seen: set[tuple[str, str]]) -> None:
         broken = {name for name, file in self._files.items() if file.error is not None}
@@ -255,6 +264,7 @@ class DirectoryStore:
             del self._accepted[key]
             self._parsed.pop(key, None)
             self._refused.pop(key, None)
+            self._unsaved.pop(key, None)
             with contextlib.suppress(OSError):
                 self.state.forget(*key)
 
