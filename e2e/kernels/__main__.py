@@ -15,7 +15,7 @@ from kernels.packages import SUITES, KernelTestError, fetch, run
 ROOT = Path(__file__).parents[2]
 CACHE = ROOT / ".build" / "kernels"
 TESTS = ("tests/scenarios/test_other_kernels.py",)
-SECONDS = 600
+SECONDS = 900
 _DEBIAN_PACKAGES = ("qemu-system-x86", "busybox-static", "cpio", "kmod", "xz-utils")
 
 
