@@ -89,7 +89,6 @@ def _copy(process: subprocess.Popen[bytes], deadline: float) -> bytes:
 def _qemu(kernel: KernelImage, first: Path, job: Path) -> list[str]:
     shares = {"root": Path("/"), "modules": kernel.root / "lib" / "modules" / kernel.release, "job": job}
     argv = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
-    # qemu takes the second accelerator where the first is not to be had.
     argv += ["-machine", "q35", "-accel", os.environ.get("KERNELS_ACCEL", "tcg,thread=multi"), "-cpu", "max"]
     argv += ["-smp", "2", "-m", "2048", "-serial", "stdio"]
     argv += ["-kernel", str(kernel.vmlinuz), "-initrd", str(first), "-append", _BOOT]

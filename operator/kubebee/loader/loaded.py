@@ -263,6 +263,8 @@ def _configure_programs(opened: BpfObject, item: Compiled) -> None:
             if function is not None:
                 _check_section(program.name, program.section, program.prog_type.name, "XDP", item, function)
             continue
+        if function.attach.type in ("Kprobe", "Kretprobe"):
+            require("kprobe")  # any kernel would load the program, and then have no place for it
         load_as = driver_for(function.attach).load_as(function.attach)
         require_for_program(load_as.type, load_as.expected or program.expected_attach_type)
         _check_section(
