@@ -41,7 +41,7 @@ class XdpAttach(ApiModel):
 
 
 class TcAttach(ApiModel):
-    """Runs for every packet at traffic control: tcx links on kernel 6.6 and later, else a clsact filter."""
+    """Runs for every packet at traffic control, by a tcx link: kernel 6.6 and later."""
 
     type: Literal["TC"] = "TC"
     """Attach type."""

@@ -72,7 +72,7 @@ class Attachment(StatusModel):
     point: Line
     """Interface, hook, symbol or cgroup."""
     mode: Word = ""
-    """XDP: Native or Generic; TC: TCX or Clsact."""
+    """XDP: Native or Generic; TC: TCX."""
     position: Int = -1
     """Place in the chain of the interface, 0 runs first; -1 where there is no chain."""
     prog_id: Int = 0
