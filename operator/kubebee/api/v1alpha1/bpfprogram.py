@@ -125,7 +125,7 @@ class Function(RuledModel):
     priority: Annotated[Int, Field(ge=0, le=1000)] = 500
     """Order among the programs at one interface and direction: lower runs first."""
     proceed_on: Annotated[tuple[Verdict, ...], Field(max_length=10)] = ()
-    """Verdicts after which the next program still runs. Default: Pass. Not for TC: tcx goes on after TCX_NEXT (-1)."""
+    """Verdicts after which the next program runs. Default: Pass. Not for TC: tcx goes on after TCX_NEXT."""
 
 
 class MapEntry(ApiModel):
