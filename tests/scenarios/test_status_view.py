@@ -108,7 +108,7 @@ class Terminal:
         self.master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
         self.process = subprocess.Popen(
-            ["setsid", "--ctty", "env", "TERM=xterm-256color", *argv],
+            ["setsid", "--ctty", "env", "--default-signal=INT", "TERM=xterm-256color", *argv],
             stdin=slave,
             stdout=slave,
             stderr=slave,

@@ -55,7 +55,6 @@ class ObjectCache:
     def __init__(self, directory: Path, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
         self.directory = directory
         self.max_bytes = max_bytes
-        self._warned = False
 
     def get(self, key: str) -> Entry | None:
         """The entry of `key`, or None when there is none or it is damaged; never raises."""
@@ -73,17 +72,13 @@ class ObjectCache:
         return entry
 
     def put(self, key: str, entry: Entry) -> str:
-        """Store `entry`. A cache that cannot be written is no error: the first time, says why; else ""."""
+        """Store `entry`; returns why not, else "". A cache that cannot be written is no error."""
         body = msgspec.msgpack.encode(entry)
         try:
             write_atomically(self.directory / key, hashlib.sha256(body).digest() + body, mode=0o600)
             self._evict(keep=key)
         except OSError as error:
-            if self._warned:
-                return ""
-            self._warned = True
             return f"compile cache {self.directory} not written: {error.strerror}; every start compiles anew"
-        self._warned = False
         return ""
 
     def _evict(self, *, keep: str) -> None:
