@@ -91,7 +91,7 @@ def test_a_source_of_10_mb_is_refused(site: Site) -> None:
 
 def test_a_field_that_is_not_built_yet_is_never_accepted_silently(site: Site) -> None:
     status = site.refused(
-        program(EDITED, counter(), rollout={"paused": True}), "NotImplemented", "spec.rollout"
+        program(EDITED, counter(), overheadBudget={"cpuPercent": 5}), "NotImplemented", "spec.overheadBudget"
     )
     assert "leave it out" in status.failures[0]["hint"]
 

@@ -337,10 +337,12 @@ def test_the_node_itself_has_a_status(lab: Lab, running: Running) -> None:
     running.apply(program("packets", counter(), XDP))
     running.wait_ready("BpfProgram", "packets")
     status = running.wait(
-        "BpfNode", "node1", lambda s: s.status.get("programs") and s.status.get("features")
+        "BpfNode", "node1", lambda s: s.status.get("resources") and s.status.get("features")
     ).status
-    (entry,) = status["programs"]
-    assert (entry["resource"], entry["stage"], entry["points"]) == ("packets", "Running", ["eth0"])
+    (entry,) = status["resources"]
+    assert (entry["kind"], entry["name"], entry["stage"]) == ("BpfProgram", "packets", "Running")
+    (function,) = entry["programs"]
+    assert [place["point"] for place in function["attachments"]] == ["eth0"]
     assert entry["wantedHash"] == entry["runningHash"]
     assert {f["name"] for f in status["features"] if f.get("available")} >= {"tcx"}
 
@@ -348,7 +350,7 @@ def test_the_node_itself_has_a_status(lab: Lab, running: Running) -> None:
 def test_every_edit_has_a_generation_of_its_own_refused_ones_too(running: Running) -> None:
     running.apply(program("packets", counter(), XDP))
     running.wait_ready("BpfProgram", "packets")
-    running.apply(program("packets", counter(), XDP, rollout={"paused": True}))
+    running.apply(program("packets", counter(), XDP, overheadBudget={"cpuPercent": 5}))
     refused = running.wait_reason("BpfProgram", "packets", "NotImplemented")
     running.apply(program("packets", counter(), XDP))
     mended = running.wait_ready("BpfProgram", "packets", refused.generation + 1)

@@ -25,7 +25,7 @@ def used(kind: str, spec: str) -> tuple[str, ...]:
 @pytest.mark.parametrize(
     ("kind", "spec", "expected"),
     [
-        ("BpfProgram", f"{{{PROGRAM}, rollout: {{paused: true}}}}", "spec.rollout"),
+        ("BpfProgram", f"{{{PROGRAM}, overheadBudget: {{cpuPercent: 5}}}}", "spec.overheadBudget"),
         ("BpfProgram", f"{{{PROGRAM}, toolchain: Bpftrace}}", "spec.toolchain: Bpftrace"),
         (
             "BpfProgram",

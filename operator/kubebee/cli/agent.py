@@ -1,4 +1,4 @@
-"""One machine without a cluster: directory store, planner and loader in one process."""
+"""One node: a store of resources, planner and loader in one process, with a cluster or without."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from kubebee.loader.loader import Loader
 from kubebee.loader.pins import PinRoot
 from kubebee.planner.build import Planned, Planner
 from kubebee.planner.declared import Declared, Inputs, Node, Rendered
+from kubebee.planner.node_status import Outcome
 from kubebee.planner.plan import LbUnit, PolicyUnit, ResourceKey
 from kubebee.planner.report import Happening, NodeReport, UnitReport
 from kubebee.planner.status import idle_status, refused_status, status_of
@@ -31,8 +32,9 @@ from kubebee.render import catalog
 from kubebee.render.builtin import Datapaths
 from kubebee.render.c_value import RenderValue
 from kubebee.render.user import render_user
-from kubebee.store.directory import DirectoryStore, Snapshot
+from kubebee.store.directory import DirectoryStore
 from kubebee.store.events import EventLog
+from kubebee.store.snapshot import Snapshot, Store
 from kubebee.toolchain.diagnostics import SourceLine
 
 log = logging.getLogger("kubebee")
@@ -97,7 +99,7 @@ class StatusBoard:
 
 
 class Agent:
-    """Makes the kernel match a directory of manifests until it is stopped.
+    """Makes the kernel match a store of resources until it is stopped.
 
     Attributes:
         on_report: called after each pass; `pass_seconds` then says how long it took.
@@ -106,7 +108,7 @@ class Agent:
 
     def __init__(
         self,
-        store: DirectoryStore,
+        store: Store,
         loader: Loader,
         node: Node,
     ) -> None:
@@ -115,10 +117,10 @@ class Agent:
         self.node = node
         self.planner = Planner(Datapaths())
         self.board = StatusBoard()
-        self.events = EventLog(store.state.load_events(), now)
+        self.events = EventLog(store.earlier_events(), now)
         self.node_board = NodeBoard()
         self._node_key = ResourceKey("BpfNode", node.name)
-        self._last_report: NodeReport | None = None
+        self._outcomes: tuple[Outcome, ...] = ()
         self.planned: Planned | None = None
         self.pass_seconds = 0.0
         self.on_report: Callable[[NodeReport], None] | None = None
@@ -138,7 +140,7 @@ class Agent:
         """
         self.loader.start()
         watches = [
-            asyncio.create_task(self._watch_directory()),
+            asyncio.create_task(self._watch_store()),
             asyncio.create_task(self._watch_interfaces()),
             asyncio.create_task(self.loader.lb_upkeep.run()),
         ]
@@ -234,7 +236,7 @@ class Agent:
         if repaired is not None or retry or self.store.stale():
             await self.reconcile()
 
-    async def _watch_directory(self) -> None:
+    async def _watch_store(self) -> None:
         async for _ in self.store.changes():
             self._wake.set()
 
@@ -273,7 +275,7 @@ class Agent:
         for rejected in snapshot.rejected:
             if rejected.key is None:
                 self._tell_once(ResourceKey("Manifest", rejected.error.where), rejected.error)
-        self._last_report = report
+        self._outcomes = tuple(outcomes(snapshot, planned, report))
         self._publish_node()
         self._forget_gone({self._node_key} | {d.key for d in snapshot.resources} | set(named))
         self._flush()
@@ -281,8 +283,7 @@ class Agent:
             self.on_report(report)
 
     def _publish_node(self) -> None:
-        if self._last_report is not None:
-            self.board.set(self._node_key, 0, self.node_board.update(self._last_report, now()))
+        self.board.set(self._node_key, 0, self.node_board.update(self._outcomes, now()))
 
     def _set_status(self, declared: Declared, planned: Planned, unit: UnitReport | None) -> None:
         key, previous = declared.key, self._previous(declared.key)
@@ -339,11 +340,11 @@ class Agent:
             self.store.save()
             for key in list(self.board.dirty) if force else self.board.due(clock):
                 generation, status = self.board.current[key]
-                self.store.state.save_status(key.kind, key.name, status_document(key, generation, status))
+                self.store.publish(key, status_document(key, generation, status))
                 self.board.written_at[key] = clock
                 self.board.dirty.discard(key)
             if self.events.changed:
-                self.store.state.save_events(self.events.records)
+                self.store.publish_events(self.events.records)
                 self.events.changed = False
         except OSError as error:
             log.warning("status can't be written: %s", error.strerror)
@@ -361,6 +362,20 @@ def _collector_spared() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+def outcomes(snapshot: Snapshot, planned: Planned, report: NodeReport) -> Iterator[Outcome]:
+    """What became of each resource that the node was given, valid or not."""
+    units = unit_keys(planned)
+    rejected = {r.key: r for r in snapshot.rejected if r.key is not None}
+    for declared in snapshot.resources:
+        key, unit = declared.key, report.units.get(units.get(declared.key, declared.key))
+        if key not in rejected and key not in planned.idle:
+            error = planned.refused.get(key)
+            yield Outcome(key, declared.generation, declared.version, unit, error)
+    for key, refusal in rejected.items():
+        unit = report.units.get(units.get(key, key))
+        yield Outcome(key, refusal.generation, refusal.version, unit, refusal.error)
 
 
 def unit_keys(planned: Planned) -> Mapping[ResourceKey, ResourceKey]:

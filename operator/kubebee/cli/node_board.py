@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from kubebee.api.v1alpha1.bpfnode import BpfNodeStatus, Feature, ForeignProgram
 from kubebee.bpf import features, inventory
-from kubebee.planner.node_status import node_status
-from kubebee.planner.report import NodeReport
+from kubebee.planner.node_status import Outcome, node_status
 
 LOOK_SECONDS = 30.0
 
@@ -34,9 +34,9 @@ class NodeBoard:
         self.foreign = await asyncio.to_thread(foreign_programs)
         return True
 
-    def update(self, report: NodeReport, now: str) -> BpfNodeStatus:
+    def update(self, outcomes: Sequence[Outcome], now: str) -> BpfNodeStatus:
         """The node's status after a pass or a look."""
-        self.status = node_status(report, self.kernel, self.features, self.foreign, self.status, now)
+        self.status = node_status(outcomes, self.kernel, self.features, self.foreign, self.status, now)
         return self.status
 
 

@@ -74,6 +74,8 @@ def _bundle(declared: Declared, program: BpfProgram, inputs: Inputs) -> Bundle:
             sha256=source.object.sha256 or "",
         )
     toolchain = _TOOLCHAINS[program.spec.toolchain]
+    if declared.rendered is not None:
+        return Bundle(toolchain, declared.rendered.text, filename, line_map=declared.rendered.line_map)
     if source.template is not None:
         rendered = inputs.render(source.template)
         return Bundle(toolchain, rendered.text, filename, line_map=rendered.line_map)

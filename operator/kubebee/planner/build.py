@@ -52,7 +52,7 @@ class Planner:
     def __init__(self, sources: BuiltinSources) -> None:
         self._sources = sources
         self._in_force: dict[ResourceKey, servicelb.Served] = {}
-        self._programs: dict[ResourceKey, tuple[BpfProgram, int, ProgramUnit | KubebeeError]] = {}
+        self._programs: dict[ResourceKey, tuple[Declared, ProgramUnit | KubebeeError]] = {}
 
     def plan(self, inputs: Inputs) -> Planned:
         """What the node shall run; a resource that can't be planned is refused and disturbs no other."""
@@ -93,17 +93,17 @@ class Planner:
 
     def _program(self, declared: Declared, program: BpfProgram, inputs: Inputs) -> ProgramUnit:
         known = self._programs.get(declared.key)
-        fixed = program.spec.source.config_map is None
-        if known is None or not fixed or known[:2] != (program, declared.generation):
+        fixed = program.spec.source.config_map is None or declared.rendered is not None
+        if known is None or not fixed or known[0] != declared:
             outcome: ProgramUnit | KubebeeError
             try:
                 outcome = bpfprogram.unit(declared, program, inputs)
             except KubebeeError as error:
                 outcome = error  # a template that takes too long is not to be tried at every pass
-            known = self._programs[declared.key] = (program, declared.generation, outcome)
-        if isinstance(known[2], KubebeeError):
-            raise known[2]
-        return known[2]
+            known = self._programs[declared.key] = (declared, outcome)
+        if isinstance(known[1], KubebeeError):
+            raise known[1]
+        return known[1]
 
 
 def _idle(resource: AnyResource, inputs: Inputs) -> str:

@@ -17,12 +17,22 @@ Prepared = Balanced | Policy | None
 
 
 @dataclass(frozen=True, slots=True)
+class Rendered:
+    """A template's result, and for each of its lines where it comes from."""
+
+    text: str
+    line_map: tuple[SourceLine, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Declared:
     """A resource in force.
 
     Attributes:
         created: RFC 3339; of two resources that claim one thing the older has it.
         prepared: what `planner.prepare` made of it.
+        rendered: C text that came with it, in place of its template or ConfigMap.
+        version: digest of all this where the store has one; equal ones are the same whatever the generation.
     """
 
     key: ResourceKey
@@ -30,19 +40,13 @@ class Declared:
     generation: int
     created: str
     prepared: Prepared = None
+    rendered: Rendered | None = None
+    version: str = ""
 
     @property
     def seniority(self) -> tuple[str, str]:
         """Sort key: the oldest first."""
         return (self.created, self.key.name)
-
-
-@dataclass(frozen=True, slots=True)
-class Rendered:
-    """A template's result, and for each of its lines where it comes from."""
-
-    text: str
-    line_map: tuple[SourceLine, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

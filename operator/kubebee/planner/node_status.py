@@ -1,70 +1,162 @@
-"""A node's report to the status of its BpfNode: everything that runs there, ours and others'."""
+"""What became of a node's resources to the status of its BpfNode, and back again where it is read."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from kubebee.api.v1alpha1.bpfnode import BpfNodeStatus, Feature, ForeignProgram, RunningProgram
-from kubebee.planner.report import NodeReport, UnitReport
+from kubebee.api.v1alpha1.bpfnode import (
+    BpfNodeStatus,
+    Feature,
+    ForeignProgram,
+    NodeAttachment,
+    NodeProgram,
+    NodeResource,
+)
+from kubebee.api.v1alpha1.status import NodeFailure
+from kubebee.errors import KubebeeError
+from kubebee.planner.plan import ResourceKey
+from kubebee.planner.report import Attached, Failure, MapFact, Stage, UnitReport
 from kubebee.planner.status import node_failure, shown_point, summary_status
 
-MAX_PROGRAMS = 1000
+MAX_RESOURCES = 500
 MAX_FOREIGN = 200
 MAX_IDS = 64
 MAX_NOTES = 16
+HASH_CHARS = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one resource on a node.
+
+    Attributes:
+        version: digest of what this speaks of, empty where the store has none.
+        unit: report of the unit that it is part of, None before the first.
+        error: why the newest version can't be acted on; `unit` then is of the version before it.
+    """
+
+    key: ResourceKey
+    generation: int
+    version: str
+    unit: UnitReport | None
+    error: KubebeeError | None = None
 
 
 def node_status(
-    report: NodeReport,
+    outcomes: Sequence[Outcome],
     kernel: str,
     features: Sequence[Feature],
     foreign: Sequence[ForeignProgram],
     previous: BpfNodeStatus | None,
     now: str,
 ) -> BpfNodeStatus:
-    """Status of the node that `report` is of.
+    """Status of a node.
 
     Args:
-        report: the last pass.
+        outcomes: of the last pass.
         kernel: its release.
         features: what the kernel has.
         foreign: programs on the node that are not ours.
         previous: the status before, whose transition times are kept.
         now: RFC 3339.
     """
-    units = sorted(report.units.values(), key=lambda unit: str(unit.key))
-    failed = [unit for unit in units if unit.failure is not None]
-    common = summary_status(len(units), len(failed), previous, now)
-    programs = [program for unit in units for program in _programs(report.node, unit)]
+    resources = [_resource(outcome) for outcome in sorted(outcomes, key=lambda one: str(one.key))]
+    failed = sum(resource.failure is not None for resource in resources)
+    common = summary_status(len(resources), failed, previous, now)
     return BpfNodeStatus(
         conditions=common.conditions,
         nodes=common.nodes,
         kernel=kernel,
         features=tuple(features),
-        programs=tuple(programs[:MAX_PROGRAMS]),
+        resources=tuple(resources[:MAX_RESOURCES]),
         foreign=tuple(foreign[:MAX_FOREIGN]),
     )
 
 
-def _programs(node: str, unit: UnitReport) -> list[RunningProgram]:
-    functions = dict.fromkeys(attached.function for attached in unit.attached) or {"": None}
-    return [_program(node, unit, function) for function in functions]
+def _resource(outcome: Outcome) -> NodeResource:
+    unit, failure = outcome.unit, _failure(outcome)
+    return NodeResource(
+        kind=outcome.key.kind,
+        name=outcome.key.name,
+        generation=outcome.generation,
+        bundle=outcome.version,
+        stage=failure.stage if failure else unit.stage.value if unit else Stage.FETCH.value,
+        wanted_hash=unit.wanted_hash[:HASH_CHARS] if unit else "",
+        running_hash=unit.running_hash[:HASH_CHARS] if unit else "",
+        programs=tuple(_programs(unit)[:MAX_IDS]) if unit else (),
+        map_ids=tuple(fact.id for fact in unit.maps[:MAX_IDS]) if unit else (),
+        failure=failure,
+        notes=unit.notes[:MAX_NOTES] if unit else (),
+    )
 
 
-def _program(node: str, unit: UnitReport, function: str) -> RunningProgram:
-    places = [attached for attached in unit.attached if attached.function == function]
-    return RunningProgram(
-        kind=unit.key.kind,
-        resource=unit.key.name,
-        function=function,
-        generation=unit.generation,
-        stage=unit.stage.value,
-        wanted_hash=unit.wanted_hash[:12],
-        running_hash=unit.running_hash[:12],
-        prog_id=places[0].prog_id if places else 0,
-        link_ids=tuple(place.link_id for place in places[:MAX_IDS]),
-        map_ids=tuple(fact.id for fact in unit.maps[:MAX_IDS]),
-        points=tuple(shown_point(place.point) for place in places[:MAX_IDS]),
-        failure=node_failure(node, unit.failure) if unit.failure else None,
-        notes=unit.notes[:MAX_NOTES],
+def _failure(outcome: Outcome) -> NodeFailure | None:
+    """Of the resource itself, else of its unit; the node is the object's own name."""
+    error = outcome.error
+    if error is not None:
+        return node_failure("", Failure(Stage.FETCH, error.reason, str(error), hint=error.hint))
+    if outcome.unit is not None and outcome.unit.failure is not None:
+        return node_failure("", outcome.unit.failure)
+    return None
+
+
+def _programs(unit: UnitReport) -> list[NodeProgram]:
+    by_function: dict[str, list[Attached]] = {}
+    for attached in unit.attached:
+        by_function.setdefault(attached.function, []).append(attached)
+    return [
+        NodeProgram(
+            function=function,
+            prog_id=places[0].prog_id,
+            attachments=tuple(
+                NodeAttachment(
+                    type=place.type,
+                    point=shown_point(place.point),
+                    mode=place.mode,
+                    position=place.position,
+                    link_id=place.link_id,
+                )
+                for place in places[:MAX_IDS]
+            ),
+        )
+        for function, places in by_function.items()
+    ]
+
+
+def unit_report_of(resource: NodeResource) -> UnitReport:
+    """What a node said of one resource, as the functions for statuses take it; sizes of maps are not said."""
+    failure = resource.failure
+    return UnitReport(
+        key=ResourceKey(resource.kind, resource.name),
+        generation=resource.generation,
+        stage=Stage(resource.stage),
+        wanted_hash=resource.wanted_hash,
+        running_hash=resource.running_hash,
+        attached=tuple(
+            Attached(
+                program.function,
+                place.type,
+                place.point,
+                place.mode,
+                place.position,
+                program.prog_id,
+                place.link_id,
+            )
+            for program in resource.programs
+            for place in program.attachments
+        ),
+        maps=tuple(MapFact("", map_id, "", 0) for map_id in resource.map_ids),
+        failure=Failure(
+            Stage(failure.stage),
+            failure.reason,
+            failure.message,
+            failure.errno,
+            failure.log,
+            failure.hint,
+            failure.permanent,
+        )
+        if failure
+        else None,
+        notes=resource.notes,
     )

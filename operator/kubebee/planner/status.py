@@ -165,6 +165,7 @@ def node_failure(node: str, failure: Failure) -> NodeFailure:
         message=failure.message[:MESSAGE_CHARS],
         log=failure.log[-LOG_BYTES:],
         hint=failure.hint[:MESSAGE_CHARS],
+        permanent=failure.permanent,
     )
 
 

@@ -20,7 +20,8 @@ from kubebee.planner.declared import Declared, Prepared
 from kubebee.planner.plan import ResourceKey
 from kubebee.planner.prepare import prepare
 from kubebee.store.manifests import SUFFIXES, Document, ManifestError, read_documents
-from kubebee.store.state import Accepted, StateDirectory
+from kubebee.store.snapshot import Rejected, Snapshot
+from kubebee.store.state import Accepted, EventRecord, StateDirectory
 
 KINDS = frozenset({"BpfProgram", "ServiceLB", "HostPolicy"})
 QUIET_SECONDS = 0.2
@@ -31,33 +32,6 @@ DATA_LINK = "..data"
 _TICK_NS = (
     20_000_000  # more than the step of file times where the kernel takes them from the timer (before 6.13)
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Rejected:
-    """A document that is not taken, and why. `key` is None where even its name can't be told.
-
-    Attributes:
-        generation: of the edit that is not taken; the version before it stays in force, if there is one.
-    """
-
-    key: ResourceKey | None
-    error: KubebeeError
-    generation: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """All that the folder says at one moment.
-
-    Attributes:
-        look_again: seconds after which to scan again, because a file may be half written; 0: no need to.
-    """
-
-    resources: tuple[Declared, ...]
-    config_maps: dict[tuple[str, str], dict[str, str]]
-    rejected: tuple[Rejected, ...]
-    look_again: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +229,26 @@ class DirectoryStore:
         for key, record in list(self._unsaved.items()):
             self.state.save_accepted(record)
             del self._unsaved[key]
+
+    def publish(self, key: ResourceKey, document: dict[str, object]) -> None:
+        """Write a status beside the manifests.
+
+        Raises:
+            OSError: it can't be written.
+        """
+        self.state.save_status(key.kind, key.name, document)
+
+    def publish_events(self, events: list[EventRecord]) -> None:
+        """Write the recent Events beside the manifests.
+
+        Raises:
+            OSError: they can't be written.
+        """
+        self.state.save_events(events)
+
+    def earlier_events(self) -> list[EventRecord]:
+        """Events of earlier runs."""
+        return self.state.load_events()
 
     def _drop_missing(self, seen: set[tuple[str, str]]) -> None:
         broken = {name for name, file in self._files.items() if file.error is not None}

@@ -16,6 +16,7 @@ from kubebee.api.v1alpha1.common import (
     Sentence,
     StatusModel,
     Subdomain,
+    Time,
     Word,
     list_map,
 )
@@ -25,7 +26,7 @@ Kind = Literal["BpfProgram", "ServiceLB", "HostPolicy"]
 
 
 class BundleRef(ApiModel):
-    """Code of one resource, as the planner chose it for this node."""
+    """One version of a resource, as the planner chose it for this node."""
 
     kind: Kind
     """Kind of the resource."""
@@ -34,9 +35,9 @@ class BundleRef(ApiModel):
     generation: Annotated[Int, Field(ge=0)]
     """Generation of the resource that this node shall run; a canary's may be ahead of the others'."""
     hash: Word
-    """Digest of the code."""
+    """Digest of the version, whatever its generation: of two equal ones nothing is done anew."""
     config_map: Subdomain
-    """ConfigMap that carries the bundle."""
+    """ConfigMap that carries it."""
 
 
 class BpfNodeSpec(ApiModel):
@@ -61,31 +62,53 @@ class Feature(StatusModel):
     """What is missing, or the version."""
 
 
-class RunningProgram(StatusModel):
-    """One function on this node."""
+class NodeAttachment(StatusModel):
+    """One place where a function runs, as read back from the kernel."""
+
+    type: Word
+    """Attach type."""
+    point: Line
+    """Interface, hook, symbol or cgroup."""
+    mode: Word = ""
+    """XDP: Native or Generic; TC: TCX or Clsact."""
+    position: Int = -1
+    """Place in the chain of the interface, 0 runs first; -1 where there is no chain."""
+    link_id: Int = 0
+    """Id of the link in the kernel."""
+
+
+class NodeProgram(StatusModel):
+    """One function that runs on this node."""
+
+    function: Line
+    """Function in the object."""
+    prog_id: Int = 0
+    """Id of the program in the kernel."""
+    attachments: Annotated[tuple[NodeAttachment, ...], Field(max_length=64)] = ()
+    """Where it runs."""
+
+
+class NodeResource(StatusModel):
+    """What became of one resource on this node."""
 
     kind: Word
     """Kind of the resource."""
-    resource: Line
+    name: Line
     """Name of the resource."""
-    function: Line
-    """Function in the object."""
     generation: Int = 0
     """Generation of the resource that this speaks of."""
+    bundle: Word = ""
+    """Digest of the version that this speaks of, as in `spec.bundles`."""
     stage: Word
     """Last step: Fetch, Compile, Verify, Maps, Attach, Confirm or Running."""
     wanted_hash: Word = ""
     """Digest of the code that it shall run."""
     running_hash: Word = ""
     """Digest of the code that it runs; the old one while the new one fails."""
-    prog_id: Int = 0
-    """Id of the program in the kernel."""
-    link_ids: Annotated[tuple[Int, ...], Field(max_length=64)] = ()
-    """Ids of its links in the kernel."""
+    programs: Annotated[tuple[NodeProgram, ...], Field(max_length=64)] = ()
+    """Its functions."""
     map_ids: Annotated[tuple[Int, ...], Field(max_length=64)] = ()
     """Ids of its maps in the kernel."""
-    points: Annotated[tuple[Line, ...], Field(max_length=64)] = ()
-    """Where it is attached."""
     failure: NodeFailure | None = None
     """Why it does not run as asked."""
     notes: Annotated[tuple[Sentence, ...], Field(max_length=16)] = ()
@@ -107,6 +130,23 @@ class ForeignProgram(StatusModel):
     """Process or product that loaded it, where known."""
 
 
+class NodeHappening(StatusModel):
+    """Something worth an Event."""
+
+    kind: Word
+    """Kind of the resource that it is about."""
+    name: Line
+    """Name of that resource."""
+    type: Literal["Normal", "Warning"] = "Normal"
+    """As of an Event."""
+    reason: Word
+    """One CamelCase word."""
+    message: Sentence
+    """What happened."""
+    time: Time
+    """When, RFC 3339."""
+
+
 class BpfNodeStatus(CommonStatus):
     """What the node runs."""
 
@@ -114,10 +154,14 @@ class BpfNodeStatus(CommonStatus):
     """Release of the kernel."""
     features: Annotated[tuple[Feature, ...], Field(max_length=64, json_schema_extra=list_map("name"))] = ()
     """What the kernel has."""
-    programs: Annotated[tuple[RunningProgram, ...], Field(max_length=1000)] = ()
-    """Functions of kubebee's resources."""
+    resources: Annotated[
+        tuple[NodeResource, ...], Field(max_length=500, json_schema_extra=list_map("kind", "name"))
+    ] = ()
+    """What became of each resource here."""
     foreign: Annotated[tuple[ForeignProgram, ...], Field(max_length=200)] = ()
     """Programs of others."""
+    happenings: Annotated[tuple[NodeHappening, ...], Field(max_length=50)] = ()
+    """The latest of what happened here; the controller makes Events of them."""
 
 
 class BpfNode(Resource):

@@ -15,7 +15,6 @@ from kubebee.api.v1alpha1.common import (
     FilePath,
     Identifier,
     Int,
-    IntOrPercent,
     Label,
     LabelValues,
     Line,
@@ -30,7 +29,7 @@ from kubebee.api.v1alpha1.common import (
     later,
     list_map,
 )
-from kubebee.api.v1alpha1.selectors import LabelSelector
+from kubebee.api.v1alpha1.rollout import Rollout
 from kubebee.api.v1alpha1.status import CommonStatus
 from kubebee.api.v1alpha1.values import FreeValue
 
@@ -180,32 +179,6 @@ class EventSpec(ApiModel):
     """Records above this rate are dropped, and counted."""
 
 
-class Canary(RuledModel):
-    """Nodes that get a new generation first."""
-
-    rules: ClassVar[tuple[Rule, ...]] = (exactly_one("nodes", "selector"),)
-
-    nodes: Annotated[tuple[Subdomain, ...], Field(max_length=100)] | None = None
-    """Nodes by name."""
-    selector: LabelSelector | None = None
-    """Nodes by label."""
-    min_ready_seconds: Annotated[Int, Field(ge=0, le=86400)] = 30
-    """How long it must run there before the others follow."""
-
-
-class Rollout(ApiModel):
-    """How a new generation reaches the nodes."""
-
-    max_unavailable: IntOrPercent = "100%"
-    """How many nodes may change at the same time."""
-    canary: Canary | None = None
-    """Nodes that go first."""
-    paused: Bool = False
-    """Keep every node at what it runs now."""
-    auto_rollback: Bool = False
-    """Go back to the last good generation on all nodes when one fails."""
-
-
 class OverheadBudget(ApiModel):
     """Run time that the program may use."""
 
@@ -253,8 +226,8 @@ class BpfProgramSpec(RuledModel):
     """Buffers whose records go somewhere."""
     node_selector: LabelValues = Field(default_factory=dict)
     """Labels of the nodes it is for; none given: all nodes."""
-    rollout: Annotated[Rollout | None, LATER] = None
-    """How a new generation reaches the nodes."""
+    rollout: Rollout | None = None
+    """How a new generation reaches the nodes of a cluster; one machine without a cluster takes it at once."""
     overhead_budget: Annotated[OverheadBudget | None, LATER] = None
     """Run time that it may use."""
     suspend: Bool = False

@@ -25,6 +25,7 @@ from kubebee.api.v1alpha1.common import (
     exactly_one,
     list_map,
 )
+from kubebee.api.v1alpha1.rollout import Rollout
 from kubebee.api.v1alpha1.selectors import Interfaces, LabelSelector
 from kubebee.api.v1alpha1.status import CommonStatus
 
@@ -224,6 +225,8 @@ class HostPolicySpec(ApiModel):
     """Where it holds. Default: the primary interfaces."""
     node_selector: LabelValues = Field(default_factory=dict)
     """Labels of the nodes it is for; none given: all nodes."""
+    rollout: Rollout | None = None
+    """How a new generation reaches the nodes of a cluster; one machine without a cluster takes it at once."""
     audit: Bool = False
     """Count what would be denied, and let it pass."""
     default_action: DefaultAction = DefaultAction()

@@ -27,6 +27,7 @@ from kubebee.api.v1alpha1.common import (
     later,
     list_map,
 )
+from kubebee.api.v1alpha1.rollout import Rollout
 from kubebee.api.v1alpha1.selectors import Interfaces, LabelSelector
 from kubebee.api.v1alpha1.status import CommonStatus
 
@@ -195,6 +196,8 @@ class ServiceLBSpec(ApiModel):
     """Take over from kube-proxy without dropping connections."""
     node_selector: LabelValues = Field(default_factory=dict)
     """Labels of the nodes it is for; none given: all nodes."""
+    rollout: Rollout | None = None
+    """How a new generation reaches the nodes of a cluster; one machine without a cluster takes it at once."""
 
     @model_validator(mode="after")
     def _frontends_differ(self) -> Self:

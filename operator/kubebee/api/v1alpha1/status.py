@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from kubebee.api.v1alpha1.common import Int, Line, LogTail, Sentence, StatusModel, Time, Word, list_map
+from kubebee.api.v1alpha1.common import Bool, Int, Line, LogTail, Sentence, StatusModel, Time, Word, list_map
+from kubebee.api.v1alpha1.rollout import RolloutStatus
 
 
 class Condition(StatusModel):
@@ -58,6 +59,8 @@ class NodeFailure(StatusModel):
     """End of the compiler's or the verifier's output."""
     hint: Sentence = ""
     """What to do next."""
+    permanent: Bool = False
+    """Whether only an edit of the object can mend it."""
 
 
 class Attachment(StatusModel):
@@ -94,3 +97,5 @@ class CommonStatus(StatusModel):
     """The first nodes that fail, and why."""
     attachments: Annotated[tuple[Attachment, ...], Field(max_length=100)] = ()
     """The first places where it runs."""
+    rollout: RolloutStatus | None = None
+    """How far the newest version has come; only in a cluster."""
