@@ -16,7 +16,7 @@ from pathlib import Path
 
 from kubebee.bpf.constants import AttachType, Cmd, MapType, ProgType
 from kubebee.bpf.libbpf import library
-from kubebee.bpf.syscall import address, bpf, bpf_errno, errno_name
+from kubebee.bpf.syscall import BpfError, address, bpf, bpf_errno, errno_name, next_id
 from kubebee.errors import KubebeeError, UnsupportedError
 
 MIN_KERNEL = (5, 10)
@@ -107,7 +107,6 @@ _NEEDED_BY_HOOK = {
     AttachType.TRACE_ITER: "iter",
     AttachType.TRACE_RAW_TP: "tp_btf",
 }
-_TCX = (AttachType.TCX_INGRESS, AttachType.TCX_EGRESS)
 _NEEDED_BY_TYPE = {ProgType.LSM: "lsm", ProgType.STRUCT_OPS: "struct_ops"}
 
 
@@ -115,7 +114,7 @@ def require_for_program(prog_type: ProgType, attach_type: AttachType) -> None:
     """Make sure that programs of a type can be loaded, to be asked before loading.
 
     Kernels refuse some types with a bare EPERM, which would read as missing privilege. Types whose
-    load says enough itself, and what only attaching needs (kprobe), are not probed here.
+    load says enough itself, and what only attaching needs (kprobe, tcx), are not probed here.
 
     Raises:
         UnsupportedError: the message names what the kernel is missing.
@@ -123,8 +122,6 @@ def require_for_program(prog_type: ProgType, attach_type: AttachType) -> None:
     name = (
         _NEEDED_BY_HOOK.get(attach_type) if prog_type is ProgType.TRACING else _NEEDED_BY_TYPE.get(prog_type)
     )
-    if prog_type is ProgType.SCHED_CLS and attach_type in _TCX:
-        name = "tcx"  # an older kernel would load the program, and then have no place for it
     if name is not None:
         require(name)
 
@@ -217,6 +214,15 @@ def _ringbuf() -> str:
     return f"the kernel refuses ring buffers [{errno_name(err)}]" if err else ""
 
 
+def _inventory() -> str:
+    """Whether programs and links of others can be listed (kernel/bpf/syscall.c: bpf_obj_get_next_id)."""
+    try:
+        next_id(Cmd.PROG_GET_NEXT_ID, 0)
+    except BpfError:
+        return "listing programs and links of others needs CAP_SYS_ADMIN"
+    return ""
+
+
 _PROBES: dict[str, Callable[[], str]] = {
     "xdp": lambda: _plain(ProgType.XDP, AttachType.XDP),
     "tcx": _tcx,
@@ -229,6 +235,7 @@ _PROBES: dict[str, Callable[[], str]] = {
     "fentry": lambda: _fentry(AttachType.TRACE_FENTRY),
     "fexit": lambda: _fentry(AttachType.TRACE_FEXIT),
     "lsm": _lsm,
+    "inventory": _inventory,
     "cgroup_skb": lambda: _plain(ProgType.CGROUP_SKB),
     "cgroup_sock_addr": lambda: _plain(ProgType.CGROUP_SOCK_ADDR, AttachType.CGROUP_INET4_BIND),
     "sock_ops": lambda: _plain(ProgType.SOCK_OPS, AttachType.CGROUP_SOCK_OPS),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from kubebee.bpf.constants import LinkType
-from kubebee.bpf.link import Link, link_ids
+from kubebee.bpf.link import Link, LinkInfo, link_ids
 from kubebee.bpf.netlink import (
     Interface,
     LinkChange,
@@ -98,15 +99,26 @@ def xdp_program_on(index: int) -> XdpState | None:
 
 
 def _xdp_link(index: int, prog_id: int) -> int | None:
-    for link_id in link_ids():
-        try:
-            with Link.from_id(link_id) as link:
-                info = link.info
-        except BpfError:  # gone meanwhile
-            continue
-        if info.type is LinkType.XDP and info.ifindex == index and info.prog_id == prog_id:
-            return link_id
+    """Id of the link that holds a program; None without one, or where CAP_SYS_ADMIN is missing to look."""
+    try:
+        for link_id in link_ids():
+            info = _link_info(link_id)
+            if info and (info.type, info.ifindex, info.prog_id) == (LinkType.XDP, index, prog_id):
+                return link_id
+    except BpfError as error:
+        if error.errno != errno.EPERM:
+            raise
     return None
+
+
+def _link_info(link_id: int) -> LinkInfo | None:
+    try:
+        with Link.from_id(link_id) as link:
+            return link.info
+    except BpfError as error:
+        if error.errno == errno.ENOENT:  # gone meanwhile
+            return None
+        raise
 
 
 class LinkWatcher:

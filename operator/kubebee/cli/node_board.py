@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import time
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 
 from kubebee.api.v1alpha1.bpfnode import BpfNodeStatus, Feature, ForeignProgram
 from kubebee.bpf import features, inventory
+from kubebee.bpf.syscall import BpfError
 from kubebee.planner.node_status import Outcome, node_status
 
 LOOK_SECONDS = 30.0
@@ -48,7 +50,13 @@ def kernel_features() -> tuple[Feature, ...]:
 
 
 def foreign_programs() -> tuple[ForeignProgram, ...]:
-    """Programs of this machine that kubebee did not load."""
+    """Programs of this machine that kubebee did not load; none where we may not list them."""
+    try:
+        records = inventory.programs()
+    except BpfError as error:
+        if error.errno == errno.EPERM:  # needs CAP_SYS_ADMIN; the feature ProgramInventory says so
+            return ()
+        raise
     return tuple(
         ForeignProgram(
             id=record.id,
@@ -57,6 +65,6 @@ def foreign_programs() -> tuple[ForeignProgram, ...]:
             point=", ".join(f"{p.hook} {p.target}".strip() for p in record.attach_points)[:253],
             owner=record.owner,
         )
-        for record in inventory.programs()
+        for record in records
         if record.owner != "kubebee"
     )
