@@ -20,7 +20,7 @@ DOCS = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob(
 EVERY_DOCUMENT = pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
 REASON = re.compile(r"[A-Z][a-z]+[A-Za-z0-9]*")
 # Calls that take a reason without naming the argument: function -> its place.
-POSITIONAL = {"Failure": 1, "_tell": 1, "_conditions": 1}
+POSITIONAL = {"Failure": 1, "_tell": 1, "conditions": 1}
 
 
 # -- links ---------------------------------------------------------------------------------------------------

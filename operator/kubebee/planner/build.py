@@ -85,7 +85,7 @@ class Planner:
         self._forget_all_but({declared.key for declared in inputs.resources})
         held = frozenset(key for key in refused if key.kind == "BpfProgram")
         plan = NodePlan(tuple(programs), lb, tuple(units), held)
-        return Planned(plan, refused, idle, _overlap_warnings(units))
+        return Planned(plan, refused, idle, overlap_warnings(units))
 
     def _forget_all_but(self, present: Set[ResourceKey]) -> None:
         for key in [key for key in self._programs if key not in present]:
@@ -116,7 +116,8 @@ def _idle(resource: AnyResource, inputs: Inputs) -> str:
     return ""
 
 
-def _overlap_warnings(units: list[PolicyUnit]) -> dict[ResourceKey, tuple[str, ...]]:
+def overlap_warnings(units: list[PolicyUnit]) -> dict[ResourceKey, tuple[str, ...]]:
+    """Rules of HostPolicies that contradict each other, by resource."""
     warnings: dict[ResourceKey, tuple[str, ...]] = {}
     for unit in units:
         for overlap in policy_model.overlaps(unit.policies):

@@ -2,8 +2,8 @@
 
 No plan depends on the order in which its writes are made, nor on all of them being made: what must be there
 first (a bundle before the node that runs it, a finalizer, a decision in `status.rollout`) is asked for in one
-plan and relied upon in the next, when the API server has it. So write what a plan asks for, feed back what the
-API server answers, and plan again until a plan is empty.
+plan and relied upon in the next, when the API server has it. So write what a plan asks for, feed back what
+the API server answers, and plan again until a plan is empty.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class PlannedEvent:
 
     Attributes:
         name: of the Event; equal for what is the same thing to tell.
-        key, uid, resource_generation: the resource it is about.
+        key, uid: the resource it is about.
         type: Normal or Warning.
         time: RFC 3339, when it happened.
         node: where it happened, empty for what concerns all.
@@ -99,7 +99,7 @@ class ClusterPlan:
     events: tuple[PlannedEvent, ...] = ()
     gone: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
-    loaders: Placement = Placement()
+    loaders: Placement = field(default_factory=Placement)
     next_at: datetime | None = None
 
     @property

@@ -29,9 +29,9 @@ def plan_cluster(state: ClusterState, now: datetime, render: Render) -> ClusterP
 class ClusterPlanner:
     """Keeps the state of a cluster and plans what changed since the last plan.
 
-    Give it the whole state before the first plan: a resource that it was not told of does not exist. All `put_*`
-    take the newest version, an unchanged one costs next to nothing; feed the API server's answers to writes back
-    through them too, or the next plan asks for the same writes again.
+    Give it the whole state before the first plan: a resource that it was not told of does not exist. All
+    `put_*` take the newest version, an unchanged one costs next to nothing; feed the API server's answers to
+    writes back through them too, or the next plan asks for the same writes again.
 
     Args:
         render: turns a template source into C; raises KubebeeError.

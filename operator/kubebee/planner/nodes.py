@@ -1,7 +1,7 @@
 """BpfNodes as the controller keeps them: what each node shall run and what it last said of it.
 
-A thousand nodes of twenty resources change often, so these are msgspec structures, not the API's models: a tenth
-of the time to read and of the memory. `tests/unit/test_planner_nodes.py` holds them to the models.
+A thousand nodes of twenty resources change often, so these are msgspec structures, not the API's models, which
+take several times as long to read. `tests/unit/test_planner_nodes.py` holds them to the models.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from kubebee.api.v1alpha1.status import Attachment, CommonStatus, Condition, NodeCounts, NodeFailure
@@ -38,10 +38,10 @@ def refused_status(
     failure = Failure(Stage.FETCH, error.reason, str(error), hint=error.hint)
     return CommonStatus(
         observed_generation=generation,
-        conditions=_conditions(False, error.reason, message, True, generation, previous, now),
+        conditions=conditions(False, error.reason, message, True, generation, previous, now),
         nodes=NodeCounts(desired=len(reports), failed=len(reports), summary=f"0/{len(reports)}"),
         failures=tuple(node_failure(node, failure) for node, _ in reports[:MAX_FAILURES]),
-        attachments=_attachments(reports),
+        attachments=attachments_of(reports),
     )
 
 
@@ -75,22 +75,22 @@ def status_of(
         node, first = failed[0]
         message = f"{node}: {first.message}" + _old_version(dict(known)[node])
         stalled = len(failed) == len(reports) and all(failure.permanent for _, failure in failed)
-        conditions = _conditions(False, first.reason, message, stalled, generation, previous, now)
+        told = conditions(False, first.reason, message, stalled, generation, previous, now)
     elif ready == len(reports):
         notes = "; ".join(dict.fromkeys([*warnings, *(note for _, report in known for note in report.notes)]))
         what = f"running on {ready} of {len(reports)} nodes"
-        conditions = _conditions(
+        told = conditions(
             True, "Running", f"{what}; {notes}" if notes else what, False, generation, previous, now
         )
     else:
         message = f"waiting for {counts.pending} of {len(reports)} nodes"
-        conditions = _conditions(False, "Progressing", message, False, generation, previous, now)
+        told = conditions(False, "Progressing", message, False, generation, previous, now)
     return CommonStatus(
         observed_generation=generation,
-        conditions=conditions,
+        conditions=told,
         nodes=counts,
         failures=tuple(node_failure(node, failure) for node, failure in failed[:MAX_FAILURES]),
-        attachments=_attachments(known),
+        attachments=attachments_of(known),
     )
 
 
@@ -99,7 +99,7 @@ def summary_status(units: int, failed: int, previous: CommonStatus | None, now: 
     reason = "Running" if not failed else "UnitsFailed"
     message = f"{units - failed} of {units} units run" if units else "nothing to run"
     return CommonStatus(
-        conditions=_conditions(not failed, reason, message, False, 0, previous, now),
+        conditions=conditions(not failed, reason, message, False, 0, previous, now),
         nodes=NodeCounts(
             desired=1, ready=int(not failed), failed=int(bool(failed)), summary=f"{int(not failed)}/1"
         ),
@@ -110,7 +110,7 @@ def idle_status(generation: int, reason: str, previous: CommonStatus | None, now
     """Status of a resource that no node runs, which is what it asks for."""
     return CommonStatus(
         observed_generation=generation,
-        conditions=_conditions(True, reason, "no node runs it", False, generation, previous, now),
+        conditions=conditions(True, reason, "no node runs it", False, generation, previous, now),
         nodes=NodeCounts(summary="0/0"),
     )
 
@@ -121,7 +121,7 @@ def _old_version(report: UnitReport) -> str:
     return ""
 
 
-def _conditions(
+def conditions(
     ready: bool,
     reason: str,
     message: str,
@@ -147,12 +147,12 @@ def _conditions(
             observed_generation=generation,
         )
 
-    conditions = [condition("Ready", ready)]
+    told = [condition("Ready", ready)]
     if stalled:
-        conditions.append(condition("Stalled", True))
+        told.append(condition("Stalled", True))
     elif not ready:
-        conditions.append(condition("Reconciling", True))
-    return tuple(conditions)
+        told.append(condition("Reconciling", True))
+    return tuple(told)
 
 
 def node_failure(node: str, failure: Failure) -> NodeFailure:
@@ -174,7 +174,8 @@ def shown_point(point: str) -> str:
     return point if len(point) <= POINT_CHARS else f"…{point[1 - POINT_CHARS :]}"
 
 
-def _attachments(reports: Sequence[tuple[str, UnitReport]]) -> tuple[Attachment, ...]:
+def attachments_of(reports: Iterable[tuple[str, UnitReport]]) -> tuple[Attachment, ...]:
+    """The first places where a resource runs; no more of `reports` is read than that takes."""
     found = (
         Attachment(
             node=node,
