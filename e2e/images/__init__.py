@@ -1,0 +1,1 @@
+"""kubebee's images, built from the Dockerfile on a machine that has no container engine and no registry."""
