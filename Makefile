@@ -2,10 +2,12 @@
 PYTHON := .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup run test test-kernels lint crds bench
+.PHONY: help setup run test test-kernels lint crds bench cluster cluster-down e2e
+NODES := 2
+CLUSTER := PYTHONPATH=e2e $(PYTHON) -m cluster
 
 help:  ## this list
-	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | expand -t 15
+	@sed -n 's/^\([a-z0-9-]*\):[^#]*## /\1\t/p' Makefile | expand -t 15
 
 setup:  ## install what is missing: Debian packages, .venv
 	@tools/setup
@@ -15,6 +17,15 @@ run: setup  ## kubebee in a lab of network namespaces: real traffic, live view
 
 test: setup lint  ## lint and run every test
 	@$(PYTHON) -m pytest
+
+e2e: setup  ## the tests on a real Kubernetes cluster alone
+	@$(PYTHON) -m pytest tests/cluster
+
+cluster: setup  ## a real Kubernetes cluster of NODES=2 nodes on this machine; the first time takes minutes
+	@$(CLUSTER) up --nodes $(NODES)
+
+cluster-down:  ## leave nothing of the cluster but what it was built of
+	@$(CLUSTER) down
 
 test-kernels: setup  ## some tests on Debian's 5.10, 6.1 and 6.12 under qemu: minutes each
 	@PYTHONPATH=e2e $(PYTHON) -m kernels
