@@ -1,8 +1,8 @@
 """One version of a resource on its way to the nodes: a ConfigMap's content, named by its digest.
 
 The document has all that a node needs and nothing that only the controller does: a template is rendered and a
-ConfigMap's text is in it, node selector and rollout are left out. So an edit of those is no new version, and
-two edits that come to the same are one version.
+ConfigMap's text is in it; node selector, rollout and suspension are left out. So an edit of those is no new
+version, and two edits that come to the same are one version.
 
 Source of the sizes: an object in etcd ends at 1.5 MiB, a ConfigMap's data at 1 MiB (core/v1 MaxSecretSize).
 """
@@ -34,7 +34,7 @@ MAX_BYTES = 900 * 1024
 MAX_UNPACKED = 64 * 1024 * 1024
 DIGEST_CHARS = 16
 _NAME_CHARS = 40
-_FOR_CONTROLLER = ("nodeSelector", "rollout")
+_FOR_CONTROLLER = ("nodeSelector", "rollout", "suspend")
 
 
 class BundleTooLargeError(KubebeeError):
@@ -47,6 +47,7 @@ class BundleError(KubebeeError):
     """A bundle can't be read, or is not what its name says."""
 
     reason = "InvalidBundle"
+    may_pass = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +113,19 @@ def encode(manifest: Mapping[str, Any], created: str, rendered: Rendered | None 
             where=f"{kind}/{name}",
             hint="split it, or put a compiled object on the nodes and name its path",
         )
-    stem = re.sub(r"[^a-z0-9-]", "-", name)[:_NAME_CHARS]
-    return Encoded(ResourceKey(kind, name), digest, f"{kind.lower()}-{stem}-{digest}", data)
+    key = ResourceKey(kind, name)
+    return Encoded(key, digest, bundle_name(key, digest), data)
+
+
+def bundle_name(key: ResourceKey, digest: str) -> str:
+    """The ConfigMap that carries a version; it ends with the digest, see `digest_in`."""
+    stem = re.sub(r"[^a-z0-9-]", "-", key.name)[:_NAME_CHARS]
+    return f"{key.kind.lower()}-{stem}-{digest}"
+
+
+def digest_in(config_map: str) -> str:
+    """The digest that a bundle's name ends with."""
+    return config_map[-DIGEST_CHARS:]
 
 
 def decode(data: tuple[str, bytes], generation: int, digest: str) -> Declared:

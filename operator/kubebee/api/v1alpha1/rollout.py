@@ -41,32 +41,36 @@ class Rollout(ApiModel):
     """How a new generation reaches the nodes."""
 
     max_unavailable: IntOrPercent = "100%"
-    """How many nodes may change at the same time."""
+    """How many nodes may be at work on a new generation at the same time; a percentage is rounded up, and it is
+    at least one."""
     canary: Canary | None = None
     """Nodes that go first."""
     paused: Bool = False
-    """Keep every node at what it runs now."""
+    """Keep every node at what it runs now; a node that joins gets the last good generation."""
     auto_rollback: Bool = False
-    """Go back to the last good generation on all nodes when one fails."""
+    """Go back to the last good generation on all nodes when one fails: at once where only an edit can mend it,
+    else after a minute."""
 
 
 class RolloutStatus(StatusModel):
     """How far the newest version has come, and what the other nodes run."""
 
     phase: Word
-    """Canary, Rolling, Paused, RolledBack or Complete."""
+    """Canary, Rolling, Paused, Failed, RolledBack or Complete."""
     generation: Int = 0
     """Generation that is being rolled out."""
     bundle: Word = ""
     """Digest of what it asks for."""
     updated: Int = 0
-    """Nodes that run it."""
+    """Nodes that were given it."""
     stable_generation: Int = 0
-    """Last generation that ran on all nodes; what a rollback goes back to."""
+    """Last generation that was ready on all nodes; what a rollback goes back to, and what new nodes get."""
     stable_bundle: Line = ""
     """ConfigMap with that generation."""
     on_stable: Int = 0
-    """Nodes that run that generation."""
+    """Nodes that were given that generation."""
+    ready_since: Time | None = None
+    """Since when all canary nodes are ready, RFC 3339."""
     since: Time | None = None
     """When the phase began, RFC 3339."""
     message: Sentence = ""
