@@ -44,13 +44,20 @@ class Cluster:
         """
         prepare(self.spec.home)
         with locked(self.spec.home / f"{self.spec.name}.lock"):
-            self._start_control_plane()
+            self._start_control_plane(ETCD, API_SERVER, CONTROLLER_MANAGER, SCHEDULER)
             with ThreadPoolExecutor() as pool:
                 started = list(pool.map(self._boot, (self._node(number) for number in range(1, nodes + 1))))
             self.client.start()
             self._start_dns()
             self.wait_nodes_ready(*started)
             self.wait_available("deployment/coredns", "kube-system")
+        return self
+
+    def up_without_nodes(self) -> Self:
+        """Bring up etcd and the API server alone: for objects, and for nodes that are only simulated."""
+        prepare(self.spec.home)
+        with locked(self.spec.home / f"{self.spec.name}.lock"):
+            self._start_control_plane(ETCD, API_SERVER)
         return self
 
     def down(self) -> None:
@@ -209,7 +216,7 @@ class Cluster:
     def _node(self, number: int) -> Node:
         return Node(self.spec.node(number), self.programs)
 
-    def _start_control_plane(self) -> None:
+    def _start_control_plane(self, *components: str) -> None:
         spec = self.spec
         if (
             not spec.kubeconfig.exists()
@@ -223,7 +230,7 @@ class Cluster:
             network.compile_pass(spec)
             certificates.write_kubeconfig(spec, "admin", spec.kubeconfig)
         network.make_bridge(spec)
-        for component in (ETCD, API_SERVER, CONTROLLER_MANAGER, SCHEDULER):
+        for component in components:
             self.control.start(component)
 
     def _boot(self, node: Node) -> Node:
