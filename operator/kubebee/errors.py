@@ -11,9 +11,13 @@ class KubebeeError(Exception):
         reason: CamelCase word for status conditions, metrics and exit codes.
         where: the place: a file and line, a field path, an interface, a pin.
         hint: what to do next.
+
+    Attributes:
+        may_pass: waiting may help; else only an edit does.
     """
 
     reason = "Error"
+    may_pass = False
 
     def __init__(self, message: str, *, reason: str = "", where: str = "", hint: str = "") -> None:
         super().__init__(message)

@@ -125,6 +125,7 @@ class Agent:
         self.pass_seconds = 0.0
         self.on_report: Callable[[NodeReport], None] | None = None
         self.on_refusal: Callable[[KubebeeError], None] | None = None
+        self._generation = 0
         self._wake = asyncio.Event()
         loader.when_compiled(self._wake.set)
         self._stopping = False
@@ -280,10 +281,12 @@ class Agent:
         self._forget_gone({self._node_key} | {d.key for d in snapshot.resources} | set(named))
         self._flush()
         if self.on_report is not None:
+        self._generation = snapshot.generation
             self.on_report(report)
 
     def _publish_node(self) -> None:
-        self.board.set(self._node_key, 0, self.node_board.update(self._outcomes, now()))
+        status = self.node_board.update(self._outcomes, now())
+        self.board.set(self._node_key, self._generation, status)
 
     def _set_status(self, declared: Declared, planned: Planned, unit: UnitReport | None) -> None:
         key, previous = declared.key, self._previous(declared.key)

@@ -98,14 +98,14 @@ def run(
         sys.exit(Exit.ENVIRONMENT)
     labels = {"kubernetes.io/hostname": node}
     agent = make_agent(directory, bpffs, cache, Node(node, labels), cgroup)
-    with _statistics(enable_stats):
+    with statistics(enable_stats):
         asyncio.run(_until_stopped(agent, metrics_address, metrics_port))
     if remove_on_exit:
         _remove(agent, bpffs)
 
 
 @contextlib.contextmanager
-def _statistics(enabled: bool) -> Iterator[None]:
+def statistics(enabled: bool) -> Iterator[None]:
     """Run statistics of the kernel are on within this block; they go off even if we are killed."""
     from kubebee.bpf.features import enable_stats
 

@@ -95,7 +95,10 @@ def _failure(outcome: Outcome) -> NodeFailure | None:
     """Of the resource itself, else of its unit; the node is the object's own name."""
     error = outcome.error
     if error is not None:
-        return node_failure("", Failure(Stage.FETCH, error.reason, str(error), hint=error.hint))
+        failure = Failure(
+            Stage.FETCH, error.reason, str(error), hint=error.hint, permanent=not error.may_pass
+        )
+        return node_failure("", failure)
     if outcome.unit is not None and outcome.unit.failure is not None:
         return node_failure("", outcome.unit.failure)
     return None

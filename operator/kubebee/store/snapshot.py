@@ -33,12 +33,14 @@ class Snapshot:
 
     Attributes:
         look_again: seconds after which to scan again, because a file may be half written; 0: no need to.
+        generation: of the node's own object, where the store has one.
     """
 
     resources: tuple[Declared, ...]
     config_maps: dict[tuple[str, str], dict[str, str]]
     rejected: tuple[Rejected, ...]
     look_again: float = 0.0
+    generation: int = 0
 
 
 class Store(Protocol):

@@ -1,0 +1,227 @@
+"""`kubebee agent`: what runs on every node of a cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from kubebee.cli import logs, options
+from kubebee.cli.exit_codes import Exit
+from kubebee.cli.run import statistics
+
+if TYPE_CHECKING:
+    from kubebee.cli.agent import Agent
+    from kubebee.loader.loader import Loader
+    from kubebee.planner.report import NodeReport
+    from kubebee.store.node import NodeStore
+    from kubebee.store.node_api import NodeApi
+
+DEFAULT_CACHE = Path("/var/lib/kubebee")
+DEFAULT_NAMESPACE = "kubebee-system"
+API_PATIENCE = 1.0
+"""Seconds to wait for the API server before the plan on disk is acted on: readiness takes under 2 s."""
+LAST_WORDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Setup:
+    """What the command line says."""
+
+    node: str
+    bpffs: Path
+    cgroup: Path | None
+    cache: Path
+    namespace: str
+    kubeconfig: Path | None
+    address: str | None
+    port: int
+
+
+@click.command()
+@click.option("--node", envvar="KUBEBEE_NODE", show_envvar=True, required=True, help="Name of this Node.")
+@options.bpffs
+@click.option(
+    "--cgroup",
+    type=click.Path(path_type=Path),
+    default=None,
+    envvar="KUBEBEE_CGROUP",
+    show_envvar=True,
+    help="cgroup2 folder that the resources' cgroup paths start from. [default: where it is mounted]",
+)
+@click.option(
+    "--cache",
+    type=click.Path(path_type=Path),
+    default=DEFAULT_CACHE,
+    show_default=True,
+    envvar="KUBEBEE_CACHE",
+    show_envvar=True,
+    help="Folder of compiled objects and of the last plan; it should outlive the pod.",
+)
+@click.option(
+    "--namespace",
+    default=None,
+    envvar="KUBEBEE_NAMESPACE",
+    show_envvar=True,
+    help=f"Where the bundles are. [default: the pod's own, else {DEFAULT_NAMESPACE}]",
+)
+@click.option(
+    "--kubeconfig",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    default=None,
+    help="Ask the API server of this file's current context, as its user. [default: as the pod]",
+)
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(0, 65535),
+    default=9750,
+    show_default=True,
+    help="Serve /metrics, /healthz and /readyz on this TCP port; 0 serves nothing.",
+)
+@click.option("--metrics-address", default=None, help="Address to serve them on. [default: all]")
+@click.option(
+    "--enable-stats",
+    is_flag=True,
+    envvar="KUBEBEE_ENABLE_STATS",
+    show_envvar=True,
+    help="Let the kernel count runs and time of all programs on this machine: about 50 ns a run; "
+    "needs CAP_SYS_ADMIN. XDP functions are counted without it.",
+)
+@click.option(
+    "--log",
+    "style",
+    type=click.Choice(["auto", "text", "json"]),
+    default="auto",
+    show_default=True,
+    help="Form of log lines; auto: text on a terminal, else JSON.",
+)
+@click.option("-v", "--verbose", is_flag=True, help="Debug messages too.")
+def agent(
+    node: str,
+    bpffs: Path,
+    cgroup: Path | None,
+    cache: Path,
+    namespace: str | None,
+    kubeconfig: Path | None,
+    metrics_port: int,
+    metrics_address: str | None,
+    enable_stats: bool,
+    style: str,
+    verbose: bool,
+) -> None:
+    """Make this node's kernel match its BpfNode, and keep it so; the loader pods run it.
+
+    It follows the BpfNode of its own name and writes that object's status. Without an API server it goes on
+    with the last plan, which is kept in the cache folder. What runs goes on running when this process ends,
+    also by kill -9; the next one takes it over.
+
+    \b
+    Examples:
+      kubebee agent --node node1                     in a pod
+      kubebee agent --node node1 --kubeconfig FILE   outside of one
+
+    \b
+    Signals:
+      TERM, INT   end; everything runs on
+      HUP         look at the kernel again
+    """  # noqa: D301 (click wants the character)
+    from kubebee.bpf.features import preflight
+    from kubebee.store import api_access
+
+    logs.set_up(verbose, style)
+    problems = preflight(bpffs)
+    for problem in problems:
+        click.echo(f"error: {problem.message} ({problem.reason}): {problem.hint}", err=True)
+    if problems:
+        sys.exit(Exit.ENVIRONMENT)
+    namespace = namespace or api_access.pod_namespace() or DEFAULT_NAMESPACE
+    setup = _Setup(node, bpffs, cgroup, cache, namespace, kubeconfig, metrics_address, metrics_port)
+    with statistics(enable_stats):
+        asyncio.run(_run(setup))
+
+
+async def _run(setup: _Setup) -> None:
+    from kubebee.cli.agent import Agent, host_view
+    from kubebee.loader.loader import Loader
+    from kubebee.loader.pins import PinRoot
+    from kubebee.planner.declared import Node
+    from kubebee.store import api_access
+    from kubebee.store.node import NodeStore
+    from kubebee.store.node_api import NodeApi
+    from kubebee.store.node_cache import NodeCache
+
+    kubeconfig = setup.kubeconfig
+    access = api_access.from_kubeconfig(kubeconfig) if kubeconfig else api_access.in_cluster(os.environ)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    async with NodeApi(access, setup.node, setup.namespace) as api:
+        store = NodeStore(api, NodeCache(setup.cache / "node", setup.node))
+        loader = Loader(PinRoot(setup.bpffs), setup.cache, setup.node, host_view(setup.cgroup))
+        made = Agent(store, loader, Node(setup.node))
+        loop.add_signal_handler(signal.SIGHUP, made.rescan)
+        async with _served(setup, made, store, loader, api):
+            await _until_stopped(made, store, stop)
+
+
+async def _until_stopped(agent: Agent, store: NodeStore, stop: asyncio.Event) -> None:
+    """Nothing is touched before a spec is known: until then an empty plan would be a guess."""
+    following = asyncio.create_task(store.follow(API_PATIENCE))
+    stopped = asyncio.create_task(stop.wait())
+    known = asyncio.create_task(store.known.wait())
+    tasks: list[asyncio.Task[object]] = [following, stopped, known]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if known.done():
+            running = asyncio.create_task(agent.run())
+            await asyncio.wait([following, stopped, running], return_when=asyncio.FIRST_COMPLETED)
+            agent.stop()
+            await running
+            await store.finish(LAST_WORDS)
+        if following.done():
+            following.result()  # it ends only by an error
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def _served(
+    setup: _Setup, agent: Agent, store: NodeStore, loader: Loader, api: NodeApi
+) -> AsyncIterator[None]:
+    """Health and metrics within this block, unless the port is 0."""
+    if not setup.port:
+        yield
+        return
+    from kubebee.loader import health
+    from kubebee.loader.api_metrics import ApiMetrics
+    from kubebee.loader.metrics import Metrics
+
+    metrics = Metrics(loader, asyncio.get_running_loop())
+    api.answered = ApiMetrics(metrics.registry, lambda: store.watching).observe
+    passed = False
+
+    def observe(report: NodeReport) -> None:
+        nonlocal passed
+        passed = True
+        metrics.observe_pass(report, agent.pass_seconds)
+
+    def not_ready() -> str:
+        if not store.known.is_set():
+            return "no plan: the API server has not given one, and none is on disk"
+        return "" if passed else "the first pass is not done"
+
+    agent.on_report = observe
+    agent.on_refusal = metrics.observe_refusal
+    async with health.serve(setup.address, setup.port, metrics.registry, not_ready):
+        yield

@@ -1,0 +1,337 @@
+"""A small API server: BpfNodes, ConfigMaps and watches, with the failures of a real one on demand."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import itertools
+import json
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+from aiohttp import web
+
+from kubebee.planner import wire
+from kubebee.planner.declared import Rendered
+
+NAMESPACE = "kubebee-system"
+CREATED = "2026-01-01T00:00:00Z"
+_NODES = "/apis/kubebee.dev/v1alpha1/bpfnodes"
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request that was made: verb as of RBAC, the object's name where there is one."""
+
+    verb: str
+    name: str
+    status: int
+
+
+@dataclass
+class _Watch:
+    """A watch that is open."""
+
+    node: str
+    lines: asyncio.Queue[bytes | None] = field(default_factory=asyncio.Queue)
+
+
+class ApiServer:
+    """Serves in a thread until it is closed; what tests call is safe from theirs.
+
+    Args:
+        listening: a bound socket, which decides in which network namespace it is reached.
+        tls: to speak TLS.
+
+    Attributes:
+        token: if set, every request must show it.
+        requests: all that were answered.
+    """
+
+    def __init__(self, listening: socket.socket, tls: ssl.SSLContext | None = None) -> None:
+        self.port = int(listening.getsockname()[1])
+        self.address = str(listening.getsockname()[0])
+        self.token = ""
+        self.requests: list[Request] = []
+        self._listening, self._tls = listening, tls
+        self._nodes: dict[str, dict[str, Any]] = {}
+        self._config_maps: dict[str, dict[str, Any]] = {}
+        self._versions = itertools.count(100)
+        self._version = next(self._versions)
+        self._oldest = 0
+        self._history: list[tuple[int, str, str, dict[str, Any]]] = []
+        self._watches: list[_Watch] = []
+        self._refusals: list[tuple[str, int, str]] = []
+        self._uids = itertools.count(1)
+        self._loop = asyncio.new_event_loop()
+        self._runner: web.AppRunner | None = None
+        self._thread = threading.Thread(target=self._loop.run_forever, name="api-server")
+        self._thread.start()
+        self.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        self._listening.close()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return f"{'https' if self._tls else 'http'}://{self.address}:{self.port}"
+
+    def kubeconfig(self) -> str:
+        """A kubeconfig that leads here."""
+        cluster = {"name": "c", "cluster": {"server": self.url}}
+        user = {"name": "u", "user": {"token": self.token} if self.token else {}}
+        context = {"name": "x", "context": {"cluster": "c", "user": "u"}}
+        lists = {"clusters": [cluster], "users": [user], "contexts": [context]}
+        return json.dumps({"apiVersion": "v1", "kind": "Config", "current-context": "x", **lists})
+
+    # -- what a controller does ------------------------------------------------------------------------------
+
+    def put_bundle(
+        self, manifest: Mapping[str, Any], generation: int = 1, rendered: Rendered | None = None
+    ) -> dict[str, Any]:
+        """Make a resource's ConfigMap; returns the reference for `set_spec`."""
+        encoded = wire.encode(manifest, CREATED, rendered)
+        name, raw = encoded.data
+        text = {"binaryData": {name: base64.b64encode(raw).decode()}} if name == wire.PACKED else None
+        self._do(
+            lambda: self._config_maps.update({encoded.config_map: text or {"data": {name: raw.decode()}}})
+        )
+        return {
+            "kind": encoded.key.kind,
+            "name": encoded.key.name,
+            "generation": generation,
+            "hash": encoded.digest,
+            "configMap": encoded.config_map,
+        }
+
+    def drop_bundle(self, reference: Mapping[str, Any]) -> dict[str, Any]:
+        """Delete a bundle's ConfigMap; returns its content."""
+        return self._do(lambda: self._config_maps.pop(reference["configMap"]))
+
+    def put_config_map(self, name: str, content: dict[str, Any]) -> None:
+        """Make a ConfigMap of any content."""
+        self._do(lambda: self._config_maps.update({name: content}))
+
+    def set_spec(self, node: str, bundles: list[dict[str, Any]] | None, **more: Any) -> int:
+        """Create or edit a BpfNode; None leaves out the list of bundles. Returns its generation."""
+        spec = more if bundles is None else {"bundles": bundles, **more}
+
+        def apply() -> int:
+            known = self._nodes.get(node)
+            if known is None:
+                metadata = {"name": node, "uid": f"uid-{next(self._uids)}", "generation": 1}
+                known = {"apiVersion": "kubebee.dev/v1alpha1", "kind": "BpfNode", "metadata": metadata}
+                self._nodes[node] = {**known, "spec": spec}
+                self._happened("ADDED", node)
+            elif known["spec"] != spec:
+                generation = known["metadata"]["generation"] + 1
+                self._nodes[node] = {
+                    **known,
+                    "spec": spec,
+                    "metadata": {**known["metadata"], "generation": generation},
+                }
+                self._happened("MODIFIED", node)
+            return int(self._nodes[node]["metadata"]["generation"])
+
+        return self._do(apply)
+
+    def delete_node(self, node: str) -> None:
+        """Delete a BpfNode."""
+
+        def delete() -> None:
+            self._happened("DELETED", node)
+            del self._nodes[node]
+
+        self._do(delete)
+
+    def clear_status(self, node: str) -> None:
+        """Take a BpfNode's status away, as somebody with too many rights may."""
+
+        def clear() -> None:
+            self._nodes[node] = {k: v for k, v in self._nodes[node].items() if k != "status"}
+            self._happened("MODIFIED", node)
+
+        self._do(clear)
+
+    def status(self, node: str) -> dict[str, Any]:
+        """Status of a BpfNode; empty before there is one."""
+        return self._do(lambda: dict(self._nodes.get(node, {}).get("status", {})))
+
+    # -- what goes wrong -------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Answer again."""
+
+        async def begin() -> None:
+            application = web.Application()
+            application.add_routes(
+                [
+                    web.get(_NODES, self._list_or_watch),
+                    web.patch(_NODES + "/{name}/status", self._apply_status),
+                    web.get("/api/v1/namespaces/{namespace}/configmaps/{name}", self._config_map),
+                ]
+            )
+            self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=0)
+            await self._runner.setup()
+            await web.SockSite(self._runner, self._listening.dup(), ssl_context=self._tls).start()
+
+        asyncio.run_coroutine_threadsafe(begin(), self._loop).result(5)
+
+    def stop(self) -> None:
+        """Be away: connections are reset, new ones wait in the backlog of the socket or are refused."""
+        if self._runner is not None:
+            self.cut_watches()
+            asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result(5)
+            self._runner = None
+
+    @contextlib.contextmanager
+    def away(self) -> Iterator[None]:
+        """An outage for as long as the block takes."""
+        self.stop()
+        try:
+            yield
+        finally:
+            self.start()
+
+    def cut_watches(self) -> None:
+        """End all watches in the middle."""
+        self._do(lambda: [watch.lines.put_nowait(None) for watch in self._watches] and None)
+
+    def compact(self) -> None:
+        """Forget the past: whoever goes on from there is told 410."""
+
+        def forget() -> None:
+            self._version = self._oldest = next(self._versions)
+            self._history.clear()
+
+        self._do(forget)
+
+    def expire_watches(self) -> None:
+        """Tell all watches that they are too old, as a server does in the middle of one."""
+        status = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version"}
+        line = json.dumps({"type": "ERROR", "object": status}).encode() + b"\n"
+        self.compact()
+        self._do(lambda: [watch.lines.put_nowait(line) for watch in self._watches] and None)
+
+    def refuse(self, verb: str, status: int, times: int = 1, retry_after: str = "") -> None:
+        """Answer the next requests of a verb with a status."""
+        self._do(lambda: self._refusals.extend([(verb, status, retry_after)] * times))
+
+    def count(self, verb: str, status: int = 200) -> int:
+        """How many requests of a verb were answered so."""
+        return sum((one.verb, one.status) == (verb, status) for one in list(self.requests))
+
+    # -- HTTP ------------------------------------------------------------------------------------------------
+
+    def _do(self, work: Callable[[], Any]) -> Any:
+        async def run() -> Any:
+            return work()
+
+        return asyncio.run_coroutine_threadsafe(run(), self._loop).result(5)
+
+    def _happened(self, kind: str, node: str) -> None:
+        self._version = next(self._versions)
+        known = self._nodes[node]
+        known["metadata"] = {**known["metadata"], "resourceVersion": str(self._version)}
+        self._history.append((self._version, kind, node, dict(known)))
+        for watch in self._watches:
+            if watch.node == node:
+                watch.lines.put_nowait(_line(kind, known))
+
+    def _check(self, request: web.Request, verb: str, name: str) -> web.Response | None:
+        """An answer for what shall not go on."""
+        refusal = next((one for one in self._refusals if one[0] == verb), None)
+        status, retry_after = 0, ""
+        if refusal is not None:
+            self._refusals.remove(refusal)
+            status, retry_after = refusal[1:]
+        elif self.token and request.headers.get("Authorization") != f"Bearer {self.token}":
+            status = 401
+        return self._refused(verb, name, status, retry_after) if status else None
+
+    def _refused(self, verb: str, name: str, status: int, retry_after: str = "") -> web.Response:
+        self.requests.append(Request(verb, name, status))
+        headers = {"Retry-After": retry_after} if retry_after else {}
+        body = {"kind": "Status", "code": status, "message": f"refused with {status} by the test"}
+        return web.json_response(body, status=status, headers=headers)
+
+    async def _list_or_watch(self, request: web.Request) -> web.StreamResponse:
+        node = request.query["fieldSelector"].removeprefix("metadata.name=")
+        verb = "watch" if request.query.get("watch") else "list"
+        refused = self._check(request, verb, node)
+        if refused is not None:
+            return refused
+        if verb == "watch":
+            return await self._watch(request, node)
+        self.requests.append(Request(verb, node, 200))
+        items = [self._nodes[node]] if node in self._nodes else []
+        return web.json_response({"metadata": {"resourceVersion": str(self._version)}, "items": items})
+
+    async def _watch(self, request: web.Request, node: str) -> web.StreamResponse:
+        since = int(request.query["resourceVersion"])
+        if since < self._oldest:
+            return self._refused("watch", node, 410)
+        self.requests.append(Request("watch", node, 200))
+        watch = _Watch(node)
+        for version, kind, name, known in self._history:
+            if version > since and name == node:
+                watch.lines.put_nowait(_line(kind, known))
+        self._watches.append(watch)
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        try:
+            await response.prepare(request)
+            while (line := await watch.lines.get()) is not None:
+                await response.write(line)
+            if request.transport is not None:
+                request.transport.abort()
+        finally:
+            self._watches.remove(watch)
+        return response
+
+    async def _apply_status(self, request: web.Request) -> web.Response:
+        name = request.match_info["name"]
+        refused = self._check(request, "apply", name)
+        if refused is not None:
+            return refused
+        body = json.loads(await request.read())
+        known = self._nodes.get(name)
+        assert request.headers["Content-Type"] == "application/apply-patch+yaml"
+        assert request.query["fieldManager"] == "kubebee-loader"
+        if known is None or known["metadata"]["uid"] != body["metadata"]["uid"]:
+            return self._refused("apply", name, 404 if known is None else 409)
+        self.requests.append(Request("apply", name, 200))
+        if known.get("status") != body["status"]:
+            known["status"] = body["status"]
+            self._happened("MODIFIED", name)
+        return web.json_response(known)
+
+    async def _config_map(self, request: web.Request) -> web.Response:
+        name = request.match_info["name"]
+        refused = self._check(request, "get", name)
+        if refused is not None:
+            return refused
+        known = self._config_maps.get(name) if request.match_info["namespace"] == NAMESPACE else None
+        if known is None:
+            return self._refused("get", name, 404)
+        self.requests.append(Request("get", name, 200))
+        return web.json_response(known)
+
+
+def _line(kind: str, known: Mapping[str, Any]) -> bytes:
+    return json.dumps({"type": kind, "object": known}).encode() + b"\n"
