@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from kubebee.bpf import attach, iface
+from kubebee.bpf import attach, clsact, iface
 from kubebee.bpf.attach import Position
-from kubebee.bpf.clsact import attach_clsact
+from kubebee.bpf.clsact import Hook
 from kubebee.bpf.constants import AttachType, LinkType, ProgType
 from kubebee.bpf.features import require_for_program
 from kubebee.bpf.link import Link, PerfLinkType
@@ -152,20 +152,50 @@ def test_tcx_programs_run_in_the_order_asked_for(pair: tuple[Namespace, Namespac
 
 @pytest.mark.parametrize("ingress", [True, False])
 def test_clsact_carries_a_program_without_tcx(pair: tuple[Namespace, Namespace], ingress: bool) -> None:
-    index = iface.ifindex("left")
-    with counting("tc", "struct __sk_buff *skb __attribute__((unused))") as obj:
-        fd = obj.programs["probe"].fd
-        attach_clsact(fd, index, ingress, priority=50)
-        placed = attach_clsact(fd, index, ingress, priority=50)
+    hook = Hook(iface.ifindex("left"), ingress)
+    context = "struct __sk_buff *skb __attribute__((unused))"
+    with counting("tc", context) as old, counting("tc", context) as new:
+        assert clsact.qdisc_of(hook.ifindex) is None
+        assert clsact.add_clsact(hook.ifindex)
+        assert not clsact.add_clsact(hook.ifindex)
+        assert clsact.qdisc_of(hook.ifindex) == "clsact"
+        assert clsact.hooks_with_qdisc() == [Hook(hook.ifindex, True), Hook(hook.ifindex, False)]
+        clsact.attach_filter(old.programs["probe"].fd, hook, 50, "mine")
+        with pytest.raises(BpfError, match="EEXIST"):
+            clsact.attach_filter(new.programs["probe"].fd, hook, 50, "other")
+        before = clsact.filter_at(hook, 50)
+        clsact.replace_filter(new.programs["probe"].fd, hook, 50, "mine")
+        after = clsact.filter_at(hook, 50)
+        assert before is not None
+        assert after is not None
+        assert (before.name, after.name) == ("mine", "mine")
+        assert before.prog_id != after.prog_id
         shown = pair[0].run("tc", "filter", "show", "dev", "left", "ingress" if ingress else "egress").stdout
         assert shown.count("direct-action") == 1
         send(pair[1] if ingress else pair[0], "10.9.0.1" if ingress else "10.9.0.2")
-        assert eventually(lambda: hits(obj) > 0)
-        placed.remove()
-        placed.remove()
-        assert (
-            not pair[0].run("tc", "filter", "show", "dev", "left", "ingress" if ingress else "egress").stdout
-        )
+        assert eventually(lambda: hits(new) > 0)
+        assert hits(old) == 0
+        clsact.remove_filter(hook, 50)
+        clsact.remove_filter(hook, 50)
+        assert clsact.filters_at(hook) == []
+        clsact.remove_clsact(hook.ifindex)
+        clsact.remove_clsact(hook.ifindex)
+        assert clsact.qdisc_of(hook.ifindex) is None
+        assert clsact.filter_at(hook, 50) is None
+
+
+def test_clsact_lists_filters_of_others_in_order(pair: tuple[Namespace, Namespace]) -> None:
+    hook = Hook(iface.ifindex("left"), True)
+    left, _ = pair
+    left.run("tc", "qdisc", "add", "dev", "left", "clsact")
+    place = ("dev", "left", "ingress", "pref", "70", "protocol", "ip")
+    left.run("tc", "filter", "add", *place, "bpf", "bytecode", "1,6 0 0 0")
+    with counting("tc", "struct __sk_buff *skb __attribute__((unused))") as obj:
+        clsact.attach_filter(obj.programs["probe"].fd, hook, 60, "mine")
+        found = [(one.priority, one.kind, one.name) for one in clsact.filters_at(hook) if one.handle]
+        assert found == [(60, "bpf", "mine"), (70, "bpf", "")]
+        with pytest.raises(BpfError, match="EINVAL"):  # one priority has one protocol
+            clsact.attach_filter(obj.programs["probe"].fd, hook, 70, "mine")
 
 
 def test_a_tracepoint_sees_programs_start() -> None:

@@ -83,7 +83,7 @@ def attach_tcx(prog_fd: int, ifindex: int, ingress: bool, position: Position | N
     """Attach to an interface's tcx hook; without a position after all others.
 
     Raises:
-        UnsupportedError: kernel before 6.6; use kubebee.bpf.clsact.
+        UnsupportedError: kernel before 6.6; kubebee.bpf.clsact is for those.
     """
     features.require("tcx")
     hook = AttachType.TCX_INGRESS if ingress else AttachType.TCX_EGRESS
