@@ -47,7 +47,7 @@ class InKernel:
     def of(cls, running: Running, status: Status) -> InKernel:
         """What the attachments of a status lead to."""
         programs = {a["progId"] for a in status.attachments if "progId" in a}  # struct_ops are none
-        links = {a["linkId"] for a in status.attachments}
+        links = {a["linkId"] for a in status.attachments if "linkId" in a}  # filters of tc have none
         shown = running.bpftool("prog", "show")
         maps = {m for p in shown if p["id"] in programs for m in p.get("map_ids", [])}
         return cls(programs, links, maps)

@@ -47,8 +47,8 @@ struct {
 	__type(value, __u64);
 } streamed SEC(".maps");
 
-SEC("xdp")
-int count_stream(struct xdp_md *ctx)
+SEC("%(section)s")
+int count_stream(struct %(context)s *ctx)
 {
 	struct ethhdr *eth = (void *)(long)ctx->data;
 	struct iphdr *ip = (void *)(eth + 1);
@@ -57,22 +57,28 @@ int count_stream(struct xdp_md *ctx)
 	__u64 *count;
 
 	if ((void *)(udp + 1) > (void *)(long)ctx->data_end)
-		return XDP_PASS;
+		return %(on)s;
 	if (ip->protocol != IPPROTO_UDP || udp->dest != bpf_htons(%(port)d))
-		return XDP_PASS;
+		return %(on)s;
 	count = bpf_map_lookup_elem(&streamed, &zero);
 	if (count)
 		++*count;
-	return ctx->rx_queue_index == 1000 + %(version)d ? XDP_DROP : XDP_PASS;
+	return ctx->%(queue)s == 1000 + %(version)d ? %(drop)s : %(on)s;
 }
 
 char _license[] SEC("license") = "GPL";
 """
 
 
-def counter(version: int) -> str:
-    """C of an XDP program that counts the stream's packets; each version (from 1 on) is other code."""
-    return COUNTER % {"version": version, "port": PORT}
+_HOOKS = {
+    "xdp": {"context": "xdp_md", "queue": "rx_queue_index", "on": "XDP_PASS", "drop": "XDP_DROP"},
+    "tc": {"context": "__sk_buff", "queue": "queue_mapping", "on": "-1", "drop": "2"},
+}
+
+
+def counter(version: int, section: str = "xdp") -> str:
+    """C of a program that counts the stream's packets; each version (from 1 on) is other code."""
+    return COUNTER % {"version": version, "port": PORT, "section": section, **_HOOKS[section]}
 
 
 def stage(name: str, version: int) -> Manifest:

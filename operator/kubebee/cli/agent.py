@@ -19,7 +19,7 @@ from kubebee.api.v1alpha1.status import CommonStatus
 from kubebee.bpf.iface import LinkWatcher, interfaces, primary_interface
 from kubebee.cli.node_board import NodeBoard
 from kubebee.errors import KubebeeError
-from kubebee.loader.host import Host, find_cgroup2
+from kubebee.loader.host import Host, TcChoice, find_cgroup2, tc_mode
 from kubebee.loader.loader import Loader
 from kubebee.loader.pins import PinRoot
 from kubebee.planner.build import Planned, Planner
@@ -53,10 +53,14 @@ def precise_now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def host_view(cgroup_root: Path | None = None) -> Callable[[], Host]:
-    """A function that looks at this machine's interfaces anew each time."""
-    root = cgroup_root or find_cgroup2()
-    return lambda: Host({i.name: i.index for i in interfaces().values()}, primary_interface, root)
+def host_view(cgroup_root: Path | None = None, tc: TcChoice = "auto") -> Callable[[], Host]:
+    """A function that looks at this machine's interfaces anew each time.
+
+    Raises:
+        UnsupportedError: the kernel lacks the way to attach TC programs that was chosen.
+    """
+    root, mode = cgroup_root or find_cgroup2(), tc_mode(tc)
+    return lambda: Host({i.name: i.index for i in interfaces().values()}, primary_interface, root, mode)
 
 
 def render_template(source: TemplateSource) -> Rendered:
@@ -400,8 +404,13 @@ def status_document(key: ResourceKey, generation: int, status: CommonStatus) -> 
 
 
 def make_agent(
-    directory: Path, bpffs: Path, cache: Path, node: Node, cgroup_root: Path | None = None
+    directory: Path,
+    bpffs: Path,
+    cache: Path,
+    node: Node,
+    cgroup_root: Path | None = None,
+    tc: TcChoice = "auto",
 ) -> Agent:
     """Wire up an agent; nothing is touched before `run`."""
-    loader = Loader(PinRoot(bpffs), cache, node.name, host_view(cgroup_root))
+    loader = Loader(PinRoot(bpffs), cache, node.name, host_view(cgroup_root, tc))
     return Agent(DirectoryStore(directory, precise_now), loader, node)

@@ -40,3 +40,12 @@ directory = click.option(
 manifests = click.argument(
     "files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path)
 )
+tc_mode = click.option(
+    "--tc-mode",
+    type=click.Choice(["auto", "tcx", "clsact"]),
+    default="auto",
+    show_default=True,
+    envvar="KUBEBEE_TC_MODE",
+    show_envvar=True,
+    help="How programs of type TC are attached; auto: by tcx links where the kernel has them (6.6).",
+)

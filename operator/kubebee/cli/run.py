@@ -18,6 +18,7 @@ from kubebee.cli.exit_codes import Exit
 
 if TYPE_CHECKING:
     from kubebee.cli.agent import Agent
+    from kubebee.loader.host import TcChoice
 
 
 @click.command()
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     default=None,
     help="cgroup2 folder that the manifests' cgroup paths start from. [default: where it is mounted]",
 )
+@options.tc_mode
 @click.option(
     "--metrics-port",
     type=click.IntRange(0, 65535),
@@ -63,6 +65,7 @@ def run(
     cache: Path,
     node: str,
     cgroup: Path | None,
+    tc_mode: TcChoice,
     metrics_port: int,
     metrics_address: str,
     enable_stats: bool,
@@ -97,7 +100,7 @@ def run(
     if problems:
         sys.exit(Exit.ENVIRONMENT)
     labels = {"kubernetes.io/hostname": node}
-    agent = make_agent(directory, bpffs, cache, Node(node, labels), cgroup)
+    agent = make_agent(directory, bpffs, cache, Node(node, labels), cgroup, tc_mode)
     with statistics(enable_stats):
         asyncio.run(_until_stopped(agent, metrics_address, metrics_port))
     if remove_on_exit:
@@ -149,4 +152,5 @@ def _remove(agent: Agent, bpffs: Path) -> None:
         agent.loader.xdp.detach(interface)
     for key in list(agent.loader.states):
         agent.loader.links.drop_unit(key)
+    agent.loader.links.sweep(kept=())
     PinRoot(bpffs).remove_all()

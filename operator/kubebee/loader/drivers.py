@@ -12,6 +12,7 @@ from typing import Protocol, cast
 
 from kubebee.api.v1alpha1 import attach as api
 from kubebee.bpf import attach as kernel
+from kubebee.bpf.clsact import Hook
 from kubebee.bpf.constants import AttachType, ProgType
 from kubebee.bpf.libraries import find_library
 from kubebee.bpf.link import Link
@@ -41,15 +42,13 @@ class Target:
     Attributes:
         key: names the place in pins; equal keys are one place.
         point: what the status calls it.
-        ifindex: the interface, for types that have one.
-        order: names the hook, for types whose programs at one hook run in order of priority.
+        hook: for types whose programs at one hook run in order of priority.
         position: for those, where among the programs at the hook to attach now.
     """
 
     key: str
     point: str
-    ifindex: int = 0
-    order: str = ""
+    hook: Hook | None = None
     position: kernel.Position | None = None
 
 
@@ -112,6 +111,8 @@ def _text(attach: api.Attach, field: str) -> str:
 
 
 class _Tc:
+    """By tcx; where the host has none, loader.filters attaches instead."""
+
     in_place = True
 
     def load_as(self, attach: api.Attach) -> LoadAs:
@@ -123,14 +124,14 @@ class _Tc:
         selected = host.select(tc.interfaces)
         side = tc.direction.lower()
         found = (
-            Target(f"tc:{index}:{side}", f"{name} {side}", index, f"{index} {side}")
+            Target(f"tc:{index}:{side}", f"{name} {side}", Hook(index, tc.direction == "Ingress"))
             for name, index in selected.found.items()
         )
         return Targets(tuple(found), selected.missing)
 
     def attach(self, prog_fd: int, attach: api.Attach, target: Target, host: Host) -> Link:  # noqa: ARG002
-        ingress = cast("api.TcAttach", attach).direction == "Ingress"
-        return kernel.attach_tcx(prog_fd, target.ifindex, ingress, target.position)
+        assert target.hook is not None
+        return kernel.attach_tcx(prog_fd, target.hook.ifindex, target.hook.ingress, target.position)
 
 
 class _Cgroup:

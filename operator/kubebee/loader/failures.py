@@ -30,6 +30,7 @@ _MAY_PASS = frozenset(
 _TRANSIENT_REASONS = frozenset(
     {
         "ForeignProgram",
+        "ForeignQdisc",
         "LinkLost",
         "NotConfirmed",
         "BpffsMissing",

@@ -6,9 +6,16 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from kubebee.api.v1alpha1.selectors import Interfaces
+from kubebee.bpf.features import feature, require
 from kubebee.errors import KubebeeError
+
+TcMode = Literal["TCX", "Clsact"]
+"""How programs of type TC are attached: by tcx links, or by filters on a clsact qdisc."""
+
+TcChoice = Literal["auto", "tcx", "clsact"]
 
 
 class TargetError(KubebeeError):
@@ -38,11 +45,13 @@ class Host:
         interfaces: ifindex by name.
         primary: gives the interface of the default route, None without one; asked only when needed.
         cgroup_root: mount point of cgroup2.
+        tc_mode: how programs of type TC are attached here.
     """
 
     interfaces: Mapping[str, int]
     primary: Callable[[], str | None]
     cgroup_root: Path = field(default_factory=lambda: find_cgroup2())
+    tc_mode: TcMode = "TCX"
 
     def select(self, wanted: Interfaces | None, where: str = "interfaces") -> Selected:
         """Interfaces that `wanted` means; loopback only by its name.
@@ -77,6 +86,17 @@ class Host:
         if absolute.is_relative_to(self.cgroup_root):
             return absolute
         return self.cgroup_root / path.lstrip("/")
+
+
+def tc_mode(choice: TcChoice) -> TcMode:
+    """How programs of type TC are attached by this kernel.
+
+    Raises:
+        UnsupportedError: tcx is asked for and the kernel has none.
+    """
+    if choice == "tcx":
+        require("tcx")
+    return "TCX" if choice != "clsact" and feature("tcx").available else "Clsact"
 
 
 def _compile(text: str, where: str) -> re.Pattern[str]:

@@ -1,46 +1,28 @@
-"""Links of everything but XDP: attach, exchange in place, adopt, confirm."""
+"""Attachments of everything but XDP: attach, exchange in place, adopt, confirm."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kubebee.api.v1alpha1.attach import Attach
-from kubebee.bpf.attach import attach_tcx
-from kubebee.bpf.inventory import tcx_programs
+from kubebee.bpf.clsact import Hook
 from kubebee.bpf.link import Link
-from kubebee.bpf.program import Program
 from kubebee.bpf.syscall import BpfError
 from kubebee.errors import KubebeeError
 from kubebee.loader import tcx_order
 from kubebee.loader.drivers import Target, driver_for
+from kubebee.loader.filters import Filters, HeldFilter
+from kubebee.loader.held import ActiveLink, Held, HeldLink
 from kubebee.loader.host import Host
 from kubebee.loader.loaded import Loaded
 from kubebee.loader.pins import LinkPin, PinRoot, pinned_place
+from kubebee.loader.tc_hook import links_of, priorities_of, reorder
 from kubebee.planner.plan import FunctionPlan, ResourceKey
 
 _Place = tuple[ResourceKey, str, str]
-
-
-@dataclass
-class ActiveLink:
-    """One attachment, as confirmed from the kernel.
-
-    Attributes:
-        rank: its place among ours, where the target has an order.
-        position: that it has there, counted from 0 over ours; -1 elsewhere.
-    """
-
-    function: str
-    type: str
-    target: Target
-    mode: str
-    link: Link
-    link_id: int
-    prog_id: int
-    pin: Path
-    rank: tcx_order.Rank = (0, "", "")
-    position: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +38,7 @@ class Links:
 
     def __init__(self, pins: PinRoot) -> None:
         self._pins = pins
+        self._filters = Filters(pins)
         self.active: dict[_Place, ActiveLink] = {}
 
     def apply(self, loaded: Loaded, host: Host) -> Outcome:
@@ -98,8 +81,8 @@ class Links:
         host: Host,
         pinned: LinkPin | None,
     ) -> None:
-        before = self.active.get(place) or self._adopt(place, plan.attach, target, pinned)
-        if before is not None and not _alive(before):
+        before = self.active.get(place) or self._adopt(place, plan.attach, target, host, pinned)
+        if before is not None and not before.alive:
             self._drop(place)
             before = None
         if plan.attach.type == "StructOps":
@@ -108,11 +91,11 @@ class Links:
             active = self._place_program(place, plan, target, loaded, host, before)
         active.rank, active.target = _rank(place, plan), target  # the interface may have a new name
         self.active[place] = active
-        self._name_pin(place, active, loaded)
+        active.held.keep(
+            self._pins.link(place[0], plan.name, target.key, loaded.load_hash, loaded.unit.generation)
+        )
         if before is not None and before is not active:
-            if before.pin.name and before.pin != active.pin:
-                before.pin.unlink(missing_ok=True)
-            before.link.close()  # only now: whenever we are killed, one of the two is pinned
+            before.held.release(active.held.pin)  # only now: whenever we are killed, one of the two is held
 
     def _place_program(
         self,
@@ -125,18 +108,12 @@ class Links:
     ) -> ActiveLink:
         program = loaded.programs[plan.name]
         prog_id = program.info.id
-        driver = driver_for(plan.attach)
-        if active is not None and active.prog_id != prog_id and driver.in_place:
-            active.link.update(program.fd)
-            active.prog_id = active.link.info.prog_id
+        if active is not None and active.prog_id != prog_id and driver_for(plan.attach).in_place:
+            active.held.exchange(program.fd)
+            active.prog_id = active.held.prog_id() or 0
         if active is None or active.prog_id != prog_id:
-            position = tcx_order.position(_rank(place, plan), self._others(place, target))
-            link = driver.attach(program.fd, plan.attach, replace(target, position=position), host)
-            info = link.info
-            mode = "TCX" if plan.attach.type == "TC" else ""
-            active = ActiveLink(
-                plan.name, plan.attach.type, target, mode, link, info.id, info.prog_id, Path()
-            )
+            held = self._attach(place, plan, target, program.fd, host)
+            active = ActiveLink(plan.name, plan.attach.type, target, held, held.prog_id() or 0)
         if active.prog_id != prog_id:
             raise KubebeeError(
                 f"the kernel runs program {active.prog_id}, not {prog_id}",
@@ -144,6 +121,19 @@ class Links:
                 where=target.point,
             )
         return active
+
+    def _attach(self, place: _Place, plan: FunctionPlan, target: Target, prog_fd: int, host: Host) -> Held:
+        key, function, _ = place
+        driver = driver_for(plan.attach)
+        if target.hook is None:
+            return HeldLink(driver.attach(prog_fd, plan.attach, target, host))
+        rank, others = _rank(place, plan), self._others(place, target.hook)
+        if host.tc_mode == "Clsact":
+            there = priorities_of(others)
+            return self._filters.attach(prog_fd, key, function, target.hook, rank, there)
+        position = tcx_order.position(rank, links_of(others))
+        link = driver.attach(prog_fd, plan.attach, replace(target, position=position), host)
+        return HeldLink(link, "TCX")
 
     def _place_struct_ops(
         self, place: _Place, plan: FunctionPlan, target: Target, loaded: Loaded, active: ActiveLink | None
@@ -158,86 +148,65 @@ class Links:
             self._drop(place)  # the kernel refuses two operations of one name
         opened = loaded.struct_ops.pop()
         try:
-            link = Link(opened.maps[plan.name].attach_struct_ops())
+            held = HeldLink(Link(opened.maps[plan.name].attach_struct_ops()))
         finally:
             opened.close()
-        info = link.info
-        return ActiveLink(plan.name, plan.attach.type, target, "", link, info.id, info.prog_id, Path())
+        return ActiveLink(plan.name, plan.attach.type, target, held, held.prog_id() or 0)
 
     def _adopt(
-        self, place: _Place, attach: Attach, target: Target, pinned: LinkPin | None
+        self, place: _Place, attach: Attach, target: Target, host: Host, pinned: LinkPin | None
     ) -> ActiveLink | None:
-        if pinned is None or not pinned.path.exists():
+        """What an earlier process left here; of tc only what is attached as it is now, the rest is swept."""
+        held: Held | None = None
+        if target.hook is not None and host.tc_mode == "Clsact":
+            held = self._filters.find(place[0], place[1], target.hook)
+        elif pinned is not None and pinned.path.exists():
+            with contextlib.suppress(BpfError):
+                link = Link.from_pin(pinned.path)
+                held = HeldLink(link, host.tc_mode if target.hook else "", pinned.path)
+        if held is None:
             return None
-        try:
-            link = Link.from_pin(pinned.path)
-        except BpfError:
-            return None
-        info = link.info
-        mode = "TCX" if attach.type == "TC" else ""
-        active = ActiveLink(place[1], attach.type, target, mode, link, info.id, info.prog_id, pinned.path)
+        active = ActiveLink(place[1], attach.type, target, held, held.prog_id() or 0)
         self.active[place] = active
         return active
-
-    def _name_pin(self, place: _Place, active: ActiveLink, loaded: Loaded) -> None:
-        """Pin the link under the name that says what it runs now."""
-        key, function, target = place
-        wanted = self._pins.link(key, function, target, loaded.load_hash, loaded.unit.generation)
-        if active.pin.name and active.pin.exists():
-            if active.pin != wanted:
-                active.pin.rename(wanted)
-        else:
-            wanted.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            wanted.unlink(missing_ok=True)
-            active.link.pin(wanted)
-        active.pin = wanted
 
     def reorder(self) -> list[tuple[ResourceKey, KubebeeError]]:
         """Bring programs of one hook into their order.
 
-        A link can't change its place: a program that must move is off its hook for some microseconds.
-
         Returns:
-            Resources whose program could not be attached again.
+            Resources whose program is not at its place.
         """
-        hooks: dict[str, list[_Place]] = {}
+        hooks: dict[Hook, list[_Place]] = {}
         for place, active in self.active.items():
-            if active.target.order:
-                hooks.setdefault(active.target.order, []).append(place)
+            if active.target.hook is not None:
+                hooks.setdefault(active.target.hook, []).append(place)
         failures = []
-        for places in hooks.values():
-            places.sort(key=lambda place: self.active[place].rank)
-            wanted = {self.active[place].link_id: place for place in places}
-            first = self.active[places[0]]
-            ingress = first.target.point.endswith("ingress")
-            actual = [link for _, link in tcx_programs(first.target.ifindex, ingress) if link in wanted]
-            for link_id in tcx_order.to_move(list(wanted), actual) if len(actual) == len(wanted) else ():
-                try:
-                    self._move(wanted[link_id], ingress)
-                except KubebeeError as error:
-                    failures.append((wanted[link_id][0], error))
-            for position, place in enumerate(place for place in places if place in self.active):
-                self.active[place].position = position
+        for hook, places in hooks.items():
+            of_active = {id(self.active[place]): place for place in places}
+            for active, error in reorder(hook, [self.active[place] for place in places]):
+                place = of_active[id(active)]
+                failures.append((place[0], error))
+                if not active.alive:
+                    del self.active[place]
         return failures
 
-    def _move(self, place: _Place, ingress: bool) -> None:
-        """Attach a program anew where its rank wants it; the kernel refuses it twice on one hook."""
-        active = self.active[place]
-        with Program.from_id(active.prog_id) as program:
-            self._drop(place)
-            position = tcx_order.position(active.rank, self._others(place, active.target))
-            active.link = attach_tcx(program.fd, active.target.ifindex, ingress, position)
-        active.link.pin(active.pin)
-        active.link_id = active.link.info.id
-        self.active[place] = active
-
-    def _others(self, place: _Place, target: Target) -> list[tuple[tcx_order.Rank, int]]:
+    def _others(self, place: _Place, hook: Hook) -> list[ActiveLink]:
         """Our other programs on a hook that has an order."""
         return [
-            (active.rank, active.link_id)
-            for other, active in self.active.items()
-            if target.order and active.target.order == target.order and other != place and _alive(active)
+            active for other, active in self.active.items() if active.target.hook == hook and other != place
         ]
+
+    def sweep(self, kept: Collection[str]) -> None:
+        """Remove filters that nobody refers to, and qdiscs that we made for filters that are gone.
+
+        Args:
+            kept: directories of units whose filters stay, as it is not known yet what is wanted of them.
+
+        Raises:
+            BpfError: netlink refuses.
+        """
+        held = [active.held for active in self.active.values()]
+        self._filters.sweep({(one.hook, one.priority) for one in held if isinstance(one, HeldFilter)}, kept)
 
     def drop_unit(self, key: ResourceKey) -> None:
         """Detach everything of a unit."""
@@ -245,10 +214,7 @@ class Links:
             self._drop(place)
 
     def _drop(self, place: _Place) -> None:
-        active = self.active.pop(place)
-        if active.pin.name:
-            active.pin.unlink(missing_ok=True)
-        active.link.close()
+        self.active.pop(place).held.release()
 
     def of_unit(self, key: ResourceKey) -> list[ActiveLink]:
         """Attachments of a unit."""
@@ -256,11 +222,11 @@ class Links:
 
     def lost(self) -> list[tuple[ResourceKey, ActiveLink]]:
         """Attachments that were detached behind our back."""
-        return [(place[0], active) for place, active in self.active.items() if not _alive(active)]
+        return [(place[0], active) for place, active in self.active.items() if not active.alive]
 
     def pins(self) -> set[Path]:
         """Every pin that is in use."""
-        return {active.pin for active in self.active.values()}
+        return {active.held.pin for active in self.active.values() if active.held.pin is not None}
 
 
 def _rank(place: _Place, plan: FunctionPlan) -> tcx_order.Rank:
@@ -272,12 +238,3 @@ def _targets(plan: FunctionPlan, host: Host) -> tuple[tuple[Target, ...], tuple[
         return (Target(f"struct_ops:{plan.name}", plan.name),), ()
     targets = driver_for(plan.attach).targets(plan.attach, host)
     return targets.found, targets.missing
-
-
-def _alive(active: ActiveLink) -> bool:
-    """Whether the link is still attached; the kernel zeroes what a detached one was attached to."""
-    try:
-        info = active.link.info
-    except BpfError:
-        return False
-    return info.ifindex != 0 and info.cgroup_id != 0 and (info.map_id != 0)

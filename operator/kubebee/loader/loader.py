@@ -395,6 +395,7 @@ class Loader:
             if pin not in used and pin.parent.name not in kept:
                 pin.unlink(missing_ok=True)
         self._pins.remove_empty()
+        self.links.sweep(kept)
         self._last_good.keep_only(self.states)
 
     # -- watching --------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ Layout below `<bpffs>/kubebee/`::
     m/<unit>/<map>@<schema>                        maps, by schema hash
     p/<unit>/<function>@<hash>                     programs, by load hash
     l/<unit>/<function>@<target>@<hash>@g<gen>     links
+    q/<ifindex>                                    symbolic links: we made this interface's clsact qdisc
 
 bpffs refuses names with a dot (kernel/bpf/inode.c:bpf_lookup), so every name is escaped: a byte outside
 [A-Za-z0-9_-] becomes %XX. A unit's directory is `<kind>-<name>`; a name that is too long for one path
@@ -150,6 +151,14 @@ class PinRoot:
     def _in(self, part: str, key: ResourceKey) -> Path:
         return self.root / part / unit_directory(key)
 
+    def qdisc(self, ifindex: int) -> Path:
+        """Mark of a qdisc that we made; no pin, as bpf file systems have none for those."""
+        return self.root / "q" / str(ifindex)
+
+    def qdiscs(self) -> Iterator[Path]:
+        """Marks of all qdiscs that we made."""
+        yield from sorted((self.root / "q").glob("*"))
+
     def all_pins(self) -> Iterator[Path]:
         """Every pinned object of this instance, links first: what is attached goes before what it uses."""
         for part in ("l", "p", "m"):
@@ -186,7 +195,9 @@ class PinRoot:
         for path in self.all_pins():
             path.unlink(missing_ok=True)
         self.remove_empty()
-        for part in ("l", "p", "m"):
+        for mark in self.qdiscs():
+            mark.unlink(missing_ok=True)
+        for part in ("l", "p", "m", "q"):
             directory = self.root / part
             if directory.is_dir():
                 directory.rmdir()

@@ -59,10 +59,10 @@ def attached_of(key: ResourceKey, xdp: XdpInterfaces, links: Links) -> Iterable[
             link.function,
             link.type,
             link.target.point,
-            link.mode,
+            link.held.mode,
             link.position,
             link.prog_id,
-            link.link_id,
+            link.held.link_id,
         )
 
 

@@ -27,9 +27,9 @@ def check(program: BpfProgram) -> None:
     for index, function in enumerate(program.spec.programs):
         if function.attach.type == "TC" and function.proceed_on:
             raise NotImplementedYetError(
-                "tcx decides by the program's own verdict: TCX_NEXT goes on, all others end the chain",
+                "at tc the program's own verdict decides: -1 lets the next program run, others end the chain",
                 where=f"spec.programs[{index}].proceedOn",
-                hint="return -1 (TCX_NEXT) to let the next program run, and leave proceedOn out",
+                hint="return -1 (TCX_NEXT, TC_ACT_UNSPEC) where the next program shall run, and leave proceedOn out",
             )
     if program.spec.toolchain == "Bcc" and program.spec.globals:
         raise NotImplementedYetError(

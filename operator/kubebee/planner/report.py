@@ -45,7 +45,7 @@ class Attached:
 
     Attributes:
         point: e.g. "eth0", "eth0 ingress", "sched/sched_process_exec", "/sys/fs/cgroup connect4".
-        mode: XDP: Native or Generic; TC: TCX; empty elsewhere.
+        mode: XDP: Native or Generic; TC: TCX or Clsact; empty elsewhere.
         position: place in the chain of the interface (0 first), -1 where there is none.
     """
 

@@ -41,7 +41,11 @@ class XdpAttach(ApiModel):
 
 
 class TcAttach(ApiModel):
-    """Runs for every packet at traffic control, by a tcx link: kernel 6.6 and later."""
+    """Runs for every packet at traffic control: by a tcx link, on kernels before 6.6 by a filter on clsact.
+
+    A verdict of -1 (TCX_NEXT, TC_ACT_UNSPEC) lets the next program run; TC_ACT_OK, TC_ACT_SHOT and
+    TC_ACT_REDIRECT end the chain.
+    """
 
     type: Literal["TC"] = "TC"
     """Attach type."""

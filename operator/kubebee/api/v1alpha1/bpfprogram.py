@@ -124,7 +124,7 @@ class Function(RuledModel):
     priority: Annotated[Int, Field(ge=0, le=1000)] = 500
     """Order among the programs at one interface and direction: lower runs first."""
     proceed_on: Annotated[tuple[Verdict, ...], Field(max_length=10)] = ()
-    """Verdicts after which the next program runs. Default: Pass. Not for TC: tcx goes on after TCX_NEXT."""
+    """Verdicts after which the next program runs. Default: Pass. Not for TC: it goes on after -1."""
 
 
 class MapEntry(ApiModel):

@@ -75,13 +75,13 @@ class Attachment(StatusModel):
     point: Line
     """Interface, hook, symbol or cgroup."""
     mode: Word = ""
-    """XDP: Native or Generic; TC: TCX."""
+    """XDP: Native or Generic; TC: TCX or Clsact."""
     position: Int = -1
     """Place in the chain of the interface, 0 runs first; -1 where there is no chain."""
     prog_id: Int = 0
     """Id of the program in the kernel."""
     link_id: Int = 0
-    """Id of the link in the kernel."""
+    """Id of the link in the kernel; 0 for a filter of tc."""
 
 
 class CommonStatus(StatusModel):
