@@ -131,5 +131,5 @@ def compile_peer(folder: Path) -> Path:
     """Compile the hosts' XDP program; returns the object."""
     target = folder / "peer.o"
     flags = ["-target", "bpf", "-mcpu=v3", "-O2", "-g", "-Wall", "-Wextra", "-Werror", f"-I{_MULTIARCH}"]
-    run([_CLANG, *flags, "-c", str(_PEER), "-o", str(target)])
+    run([_CLANG, *flags, "-c", str(_PEER), "-o", str(target)], timeout=100)  # under qemu it takes its time
     return target
