@@ -125,11 +125,11 @@ class Agent:
         self.node_board = NodeBoard()
         self._node_key = ResourceKey("BpfNode", node.name)
         self._outcomes: tuple[Outcome, ...] = ()
+        self._generation = 0
         self.planned: Planned | None = None
         self.pass_seconds = 0.0
         self.on_report: Callable[[NodeReport], None] | None = None
         self.on_refusal: Callable[[KubebeeError], None] | None = None
-        self._generation = 0
         self._wake = asyncio.Event()
         loader.when_compiled(self._wake.set)
         self._stopping = False
@@ -281,11 +281,11 @@ class Agent:
             if rejected.key is None:
                 self._tell_once(ResourceKey("Manifest", rejected.error.where), rejected.error)
         self._outcomes = tuple(outcomes(snapshot, planned, report))
+        self._generation = snapshot.generation
         self._publish_node()
         self._forget_gone({self._node_key} | {d.key for d in snapshot.resources} | set(named))
         self._flush()
         if self.on_report is not None:
-        self._generation = snapshot.generation
             self.on_report(report)
 
     def _publish_node(self) -> None:
