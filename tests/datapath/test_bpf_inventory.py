@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from kubebee.bpf import attach, iface
+from kubebee.bpf import attach, clsact, iface
 from kubebee.bpf.attach import Position
+from kubebee.bpf.clsact import Hook
 from kubebee.bpf.constants import AttachType, ProgType
 from kubebee.bpf.features import enable_stats
 from kubebee.bpf.inventory import AttachPoint, ProgramRecord, programs, tcx_programs
@@ -69,6 +70,18 @@ def test_links_and_netlink_attachments_are_both_seen(netns: Callable[[str], Name
         assert record(prog_id(foreign)).attach_points == (AttachPoint("xdp", "veth-b"),)
         state = iface.xdp_program_on(iface.ifindex("veth-b"))
         assert state == iface.XdpState(prog_id(foreign), "native", None)
+
+
+def test_filters_of_tc_are_listed_in_the_order_they_run(netns: Callable[[str], Namespace]) -> None:
+    node = netns("node")
+    veth(node, "veth-a", node, "veth-b")
+    with inside(node), loaded(TC) as one, loaded(TC) as two:
+        hook = Hook(iface.ifindex("veth-a"), ingress=False)
+        clsact.add_clsact(hook.ifindex)
+        clsact.attach_filter(one.programs["kb_inv"].fd, hook, 20, "one")
+        clsact.attach_filter(two.programs["kb_inv"].fd, hook, 10, "two")
+        assert record(prog_id(one)).attach_points == (AttachPoint("clsact_egress", "veth-a", 1),)
+        assert record(prog_id(two)).attach_points == (AttachPoint("clsact_egress", "veth-a", 0),)
 
 
 def test_tcx_programs_are_listed_in_the_order_they_run(netns: Callable[[str], Namespace]) -> None:

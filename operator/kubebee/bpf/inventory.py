@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from kubebee.bpf.clsact import filters_at, hooks_with_qdisc
 from kubebee.bpf.constants import AttachType, Cmd, LinkType, ProgType
 from kubebee.bpf.link import Link, LinkInfo, link_ids
 from kubebee.bpf.netlink import Interface, dump_interfaces
@@ -34,7 +35,7 @@ class AttachPoint:
     """One place that a program is attached to.
 
     Attributes:
-        hook: "xdp", "tcx_ingress", "cgroup_inet_ingress", "tracepoint" and so on.
+        hook: "xdp", "tcx_ingress", "clsact_egress", "cgroup_inet_ingress", "tracepoint" and so on.
         target: interface, tracepoint, probed file, cgroup inode ..., as text; "" if unknown.
         position: from 0, where a hook runs several in order; None elsewhere.
         link_id: None if attached without a link.
@@ -147,6 +148,11 @@ def _attach_points(interfaces: Sequence[Interface]) -> defaultdict[int, list[Att
                 else:
                     hook = "tcx_ingress" if ingress else "tcx_egress"
                     points[prog_id].append(AttachPoint(hook, interface.name, position))
+    for clsact in hooks_with_qdisc():
+        running = [one.prog_id for one in filters_at(clsact) if one.prog_id]
+        for position, prog_id in enumerate(running):
+            hook = "clsact_ingress" if clsact.ingress else "clsact_egress"
+            points[prog_id].append(AttachPoint(hook, names.get(clsact.ifindex, ""), position))
     for info in _link_infos():
         point = AttachPoint(_hook(info), _target(info, names), positions.get(info.id), info.id)
         points[info.prog_id].append(point)
