@@ -90,6 +90,7 @@ class ActiveLink:
 
     Attributes:
         prog_id: 0 for struct_ops.
+        program: pin of it; opening it by id would take CAP_SYS_ADMIN.
         rank: its place among ours, where the target has an order.
         position: that it has there, counted from 0 over ours; -1 elsewhere.
     """
@@ -99,6 +100,7 @@ class ActiveLink:
     target: Target
     held: Held
     prog_id: int
+    program: Path = Path()
     rank: Rank = (0, "", "")
     position: int = -1
 

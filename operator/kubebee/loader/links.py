@@ -90,6 +90,7 @@ class Links:
         else:
             active = self._place_program(place, plan, target, loaded, host, before)
         active.rank, active.target = _rank(place, plan), target  # the interface may have a new name
+        active.program = self._pins.program(place[0], plan.name, loaded.load_hash)
         self.active[place] = active
         active.held.keep(
             self._pins.link(place[0], plan.name, target.key, loaded.load_hash, loaded.unit.generation)

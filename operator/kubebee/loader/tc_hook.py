@@ -59,7 +59,7 @@ def _move_link(hook: Hook, moving: ActiveLink, others: Sequence[ActiveLink]) -> 
     """Attach a program anew where its rank wants it; the kernel refuses it twice on one hook."""
     pin = moving.held.pin
     assert pin is not None
-    with Program.from_id(moving.prog_id) as program:
+    with Program.from_pin(moving.program) as program:
         moving.held.release()
         position = tcx_order.position(moving.rank, links_of(others))
         moving.held = HeldLink(attach_tcx(program.fd, hook.ifindex, hook.ingress, position), "TCX")
@@ -78,7 +78,7 @@ def _reorder_filters(hook: Hook, ours: Sequence[ActiveLink]) -> list[tuple[Activ
         if priority == filter_.priority:
             continue
         try:
-            with Program.from_id(active.prog_id) as program:
+            with Program.from_pin(active.program) as program:
                 filter_.move(program.fd, priority)
         except KubebeeError as error:
             failures.append((active, error))
