@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING
 import click
 
 from kubebee.cli import logs, options
+from kubebee.cli.allocator import give_back_memory
 from kubebee.cli.exit_codes import Exit
 from kubebee.cli.run import statistics
 
 if TYPE_CHECKING:
     from kubebee.cli.agent import Agent
+    from kubebee.loader.host import TcChoice
     from kubebee.loader.loader import Loader
     from kubebee.planner.report import NodeReport
     from kubebee.store.node import NodeStore
@@ -39,6 +41,7 @@ class _Setup:
     node: str
     bpffs: Path
     cgroup: Path | None
+    tc_mode: TcChoice
     cache: Path
     namespace: str
     kubeconfig: Path | None
@@ -57,6 +60,7 @@ class _Setup:
     show_envvar=True,
     help="cgroup2 folder that the resources' cgroup paths start from. [default: where it is mounted]",
 )
+@options.tc_mode
 @click.option(
     "--cache",
     type=click.Path(path_type=Path),
@@ -108,6 +112,7 @@ def agent(
     node: str,
     bpffs: Path,
     cgroup: Path | None,
+    tc_mode: TcChoice,
     cache: Path,
     namespace: str | None,
     kubeconfig: Path | None,
@@ -137,13 +142,14 @@ def agent(
     from kubebee.store import api_access
 
     logs.set_up(verbose, style)
+    give_back_memory()
     problems = preflight(bpffs)
     for problem in problems:
         click.echo(f"error: {problem.message} ({problem.reason}): {problem.hint}", err=True)
     if problems:
         sys.exit(Exit.ENVIRONMENT)
     namespace = namespace or api_access.pod_namespace() or DEFAULT_NAMESPACE
-    setup = _Setup(node, bpffs, cgroup, cache, namespace, kubeconfig, metrics_address, metrics_port)
+    setup = _Setup(node, bpffs, cgroup, tc_mode, cache, namespace, kubeconfig, metrics_address, metrics_port)
     with statistics(enable_stats):
         asyncio.run(_run(setup))
 
@@ -166,7 +172,8 @@ async def _run(setup: _Setup) -> None:
         loop.add_signal_handler(number, stop.set)
     async with NodeApi(access, setup.node, setup.namespace) as api:
         store = NodeStore(api, NodeCache(setup.cache / "node", setup.node))
-        loader = Loader(PinRoot(setup.bpffs), setup.cache, setup.node, host_view(setup.cgroup))
+        host = host_view(setup.cgroup, setup.tc_mode)
+        loader = Loader(PinRoot(setup.bpffs), setup.cache, setup.node, host)
         made = Agent(store, loader, Node(setup.node))
         loop.add_signal_handler(signal.SIGHUP, made.rescan)
         async with _served(setup, made, store, loader, api):

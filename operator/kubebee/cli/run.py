@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kubebee.cli import logs, options
+from kubebee.cli.allocator import give_back_memory
 from kubebee.cli.exit_codes import Exit
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ def run(
     from kubebee.planner.declared import Node
 
     logs.set_up(verbose, style)
+    give_back_memory()
     problems = preflight(bpffs)
     for problem in problems:
         click.echo(f"error: {problem.message} ({problem.reason}): {problem.hint}", err=True)
