@@ -234,15 +234,15 @@ class Cluster:
             self.control.start(component)
 
     def _boot(self, node: Node) -> Node:
-        created = self.kubectl("create", "-f", "-", stdin=node_files.node_object(node.spec), check=False)
-        if created.returncode and "AlreadyExists" not in created.stderr:
-            raise ClusterError(f"{node.name}: {created.stderr.strip()}")
         node.install()
         node.boot()
         there = node.images()
         for image in images.IMAGES:
             if image.name not in there:
                 node.load_image(images.archive(self.spec.home, image))
+        created = self.kubectl("create", "-f", "-", stdin=node_files.node_object(node.spec), check=False)
+        if created.returncode and "AlreadyExists" not in created.stderr:
+            raise ClusterError(f"{node.name}: {created.stderr.strip()}")
         node.start_kubelet()
         return node
 

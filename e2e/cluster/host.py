@@ -103,8 +103,11 @@ class Client(Host):
 
     def start(self) -> None:
         """Start it, unless it runs."""
-        if self.runs:
+        connected = self._spec.state / "client-connected"
+        if self.runs and connected.exists():
             return
+        self.kill()
+        connected.unlink(missing_ok=True)
         self.keeper.start(["unshare", "--net", "sleep", "infinity"], self._spec.logs / "client.log")
         ours = Path("/proc/self/ns/net").stat().st_ino
 
@@ -113,3 +116,4 @@ class Client(Host):
 
         wait_until(apart, "the client's network namespace", _BOOT_WITHIN_S)
         network.connect(self._spec, f"{self._spec.name}-vc", self.pid, self.address)
+        connected.touch()

@@ -28,6 +28,9 @@ def make_bridge(spec: ClusterSpec) -> None:
     """Make the bridge, with routes to the pods, so that this machine and its API server reach them."""
     if not exists(spec.bridge):
         run(["ip", "link", "add", spec.bridge, "type", "bridge"])
+    # Left to itself a bridge takes the lowest address of its ports: a node that joins would change it, and
+    # the others would miss the API server until they noticed, for 24 s when it was seen.
+    run(["ip", "link", "set", spec.bridge, "address", _mac(spec.gateway)])
     run(["ip", "address", "replace", f"{spec.gateway}/24", "dev", spec.bridge])
     run(["ip", "link", "set", spec.bridge, "up"])
     run(["ip", "-batch", "-"], stdin=pod_routes(spec))
@@ -61,9 +64,17 @@ def connect(spec: ClusterSpec, end: str, pid: int, address: str) -> None:
     run(["ip", "link", "set", "dev", end, "xdpdrv", "object", spec.state / "pass.o", "section", "xdp"])
     run(["ethtool", "-K", end, "tx", "off"])
     inside = ("nsenter", "--target", str(pid), "--net")
-    lines = f"address replace {address}/24 dev eth0\nlink set lo up\nlink set eth0 up\n"
-    run([*inside, "ip", "-batch", "-"], stdin=f"{lines}route replace default via {spec.gateway}\n")
+    lines = f"link set eth0 address {_mac(address)}\naddress replace {address}/24 dev eth0\n"
+    run(
+        [*inside, "ip", "-batch", "-"],
+        stdin=f"{lines}link set lo up\nlink set eth0 up\nroute replace default via {spec.gateway}\n",
+    )
     run([*inside, "ethtool", "-K", "eth0", "tx", "off"])
+
+
+def _mac(address: str) -> str:
+    """The link address of a host: the same at each boot, as a card's is, so no neighbour table gets stale."""
+    return "02:00:" + ":".join(f"{int(byte):02x}" for byte in address.split("."))
 
 
 def add_pod_routes(node: NodeSpec, pid: int) -> None:

@@ -158,20 +158,24 @@ class Node(Host):
 
     def _power_on(self) -> None:
         home, booted = self.spec.home, self.spec.home / "booted"
-        if self.runs and network.exists(self.spec.bridge_end) and booted.exists():
+        if self.runs and booted.exists():
             return
         for folder in _HIDDEN:
             if home.is_relative_to(folder):
                 raise ClusterError(f"{home} is below {folder}, which nodes have of their own")
-        self.kill()  # what a start that was killed halfway has left
+        mounted = home / "mounted"
+        self.kill()  # what a boot that was killed halfway has left
+        mounted.unlink(missing_ok=True)
         booted.unlink(missing_ok=True)
-        (home / "next-boot").write_text(str(uuid.uuid4()))
         make_everywhere(self.name)
         unshare = ("unshare", "--net", "--mount", "--uts", "--propagation", "private")
         self.keeper.start([*unshare, "sh", _SCRIPT, self.name, home], self.log("boot"))
-        wait_until(booted.exists, f"{self.name} booted", _BOOT_WITHIN_S, lambda: tail(self.log("boot")))
+        wait_until(mounted.exists, f"mounts of {self.name}", _BOOT_WITHIN_S, lambda: tail(self.log("boot")))
         network.connect(self.spec.cluster, self.spec.bridge_end, self.pid, self.address)
         network.add_pod_routes(self.spec, self.pid)
+        booted.write_text(
+            str(uuid.uuid4())
+        )  # what kubelets tell a reboot by; last, as it says that all is done
 
     def _group(self, program: str) -> Group:
         return Group(f"{self.name}/{program}")

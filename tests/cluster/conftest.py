@@ -1,0 +1,69 @@
+"""The cluster that these tests share: real, of two nodes, brought up once for the run.
+
+By default it is one of its own, removed at the end. With ``KUBEBEE_CLUSTER=keep`` it is that of
+``make cluster``, brought up if need be and left as it is; with ``KUBEBEE_CLUSTER=NAME:NUMBER``, another.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster import Cluster, ClusterSpec
+from cluster.prepare import prepare
+
+_HERE = Path(__file__).parent
+_OWN = ClusterSpec("kbe", 14)
+_TIMEOUT_S = 600
+
+
+def _chosen(told: str) -> tuple[ClusterSpec, bool]:
+    """The cluster to use, and whether it is left at the end."""
+    if not told:
+        return _OWN, False
+    if told == "keep":
+        return ClusterSpec(), True
+    name, _, number = told.partition(":")
+    return ClusterSpec(name, int(number or 0)), True
+
+
+_SPEC, _KEEP = _chosen(os.environ.get("KUBEBEE_CLUSTER", ""))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give tests on the cluster the time that it takes to come up, or to boot a node."""
+    for item in items:
+        if item.path.is_relative_to(_HERE) and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(_TIMEOUT_S))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Build what the cluster needs before the first test, as it may take minutes and no test's time."""
+    wanted = any(item.path.is_relative_to(_HERE) for item in session.items)
+    if wanted and not session.config.option.collectonly:
+        prepare(_SPEC.home)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Collect logs and descriptions after a failure: when somebody reads of it the cluster is gone."""
+    yield
+    failed = call.excinfo is not None and not call.excinfo.errisinstance(pytest.skip.Exception)
+    if failed and "cluster" in getattr(item, "fixturenames", ()):
+        folder = _SPEC.home / "failures" / item.nodeid.rpartition("/")[2].replace("::", "-")
+        Cluster(_SPEC).collect(folder)
+        item.add_report_section(call.when, "cluster", f"logs and descriptions: {folder}")
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """The cluster, up, with two nodes or more."""
+    shared = Cluster(_SPEC)
+    if not _KEEP:
+        shared.down()  # what a run that was killed has left
+    yield shared.up(nodes=2)
+    if not _KEEP:
+        shared.down()
