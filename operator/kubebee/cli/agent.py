@@ -11,9 +11,7 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import cast
 
-from kubebee.api.v1alpha1.bpfprogram import TemplateSource
 from kubebee.api.v1alpha1.common import API_VERSION
 from kubebee.api.v1alpha1.status import CommonStatus
 from kubebee.bpf.iface import LinkWatcher, interfaces, primary_interface
@@ -23,19 +21,16 @@ from kubebee.loader.host import Host, TcChoice, find_cgroup2, tc_mode
 from kubebee.loader.loader import Loader
 from kubebee.loader.pins import PinRoot
 from kubebee.planner.build import Planned, Planner
-from kubebee.planner.declared import Declared, Inputs, Node, Rendered
+from kubebee.planner.declared import Declared, Inputs, Node
 from kubebee.planner.node_status import Outcome
 from kubebee.planner.plan import LbUnit, PolicyUnit, ResourceKey
 from kubebee.planner.report import Happening, NodeReport, UnitReport
 from kubebee.planner.status import idle_status, refused_status, status_of
-from kubebee.render import catalog
 from kubebee.render.builtin import Datapaths
-from kubebee.render.c_value import RenderValue
-from kubebee.render.user import render_user
+from kubebee.render.template_source import render_template
 from kubebee.store.directory import DirectoryStore
 from kubebee.store.events import EventLog
 from kubebee.store.snapshot import Snapshot, Store
-from kubebee.toolchain.diagnostics import SourceLine
 
 log = logging.getLogger("kubebee")
 CHECK_SECONDS = 2.0
@@ -61,23 +56,6 @@ def host_view(cgroup_root: Path | None = None, tc: TcChoice = "auto") -> Callabl
     """
     root, mode = cgroup_root or find_cgroup2(), tc_mode(tc)
     return lambda: Host({i.name: i.index for i in interfaces().values()}, primary_interface, root, mode)
-
-
-def render_template(source: TemplateSource) -> Rendered:
-    """C of a built-in or the user's own template."""
-    if source.name is not None:
-        template = catalog.get(source.name)
-        params: dict[str, RenderValue] = {p.name: p.default for p in template.params if p.default is not None}
-        params |= _params(source)
-        rendered = render_user(template.text, params, f"template {source.name}")
-    else:
-        rendered = render_user(source.inline or "", _params(source), "template")
-    return Rendered(rendered.text, tuple(SourceLine(line.file, line.line) for line in rendered.lines))
-
-
-def _params(source: TemplateSource) -> dict[str, RenderValue]:
-    # What is no RenderValue (a float, an object) is refused by name in render_user.
-    return cast("dict[str, RenderValue]", dict(source.params))
 
 
 @dataclass

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kubebee.api.parse import parse_resource
-from kubebee.cli.agent import render_template, unit_keys
+from kubebee.cli.agent import unit_keys
 from kubebee.errors import KubebeeError
 from kubebee.loader.unit import Unit, units_of
 from kubebee.planner.build import Planned, Planner
@@ -15,6 +15,7 @@ from kubebee.planner.declared import Declared, Inputs, Node
 from kubebee.planner.plan import ResourceKey
 from kubebee.planner.prepare import prepare
 from kubebee.render.builtin import Datapaths
+from kubebee.render.template_source import render_template
 from kubebee.store.manifests import SUFFIXES, Document, ManifestError, read_documents
 
 
