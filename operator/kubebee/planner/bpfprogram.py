@@ -16,6 +16,7 @@ class SourceError(KubebeeError):
     """The source that a resource refers to can't be had."""
 
     reason = "SourceNotFound"
+    may_pass = True
 
 
 def check(program: BpfProgram) -> None:
@@ -29,7 +30,7 @@ def check(program: BpfProgram) -> None:
             raise NotImplementedYetError(
                 "at tc the program's own verdict decides: -1 lets the next program run, others end the chain",
                 where=f"spec.programs[{index}].proceedOn",
-                hint="return -1 (TCX_NEXT, TC_ACT_UNSPEC) where the next program shall run, and leave proceedOn out",
+                hint="return -1 (TCX_NEXT) where the next program shall run, and leave proceedOn out",
             )
     if program.spec.toolchain == "Bcc" and program.spec.globals:
         raise NotImplementedYetError(

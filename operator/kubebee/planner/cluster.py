@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import Any
 
 from kubebee.planner.daemonset import Placement
+from kubebee.planner.events import PlannedEvent
 from kubebee.planner.nodes import BpfNodeRecord, Ref
 from kubebee.planner.plan import ResourceKey
 from kubebee.planner.wire import Encoded
@@ -54,28 +55,6 @@ class ClusterState:
     bundles: Set[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
-class PlannedEvent:
-    """An Event to make; one that is there already (409) was told before.
-
-    Attributes:
-        name: of the Event; equal for what is the same thing to tell.
-        key, uid: the resource it is about.
-        type: Normal or Warning.
-        time: RFC 3339, when it happened.
-        node: where it happened, empty for what concerns all.
-    """
-
-    name: str
-    key: ResourceKey
-    uid: str
-    type: str
-    reason: str
-    message: str
-    time: str
-    node: str = ""
-
-
 @dataclass(frozen=True)
 class ClusterPlan:
     """What to write; each write is safe on its own.
@@ -85,7 +64,7 @@ class ClusterPlan:
         finalizers: by resource, whether `FINALIZER` shall be there; only where it is otherwise.
         bpf_nodes: bundles of the BpfNodes to create or change, whole, in order.
         statuses: whole status of the resources whose status changes.
-        events: Events to make.
+        events: Events to make, before the statuses; asked for once.
         gone: BpfNodes to delete.
         unused: bundles to delete.
         loaders: where the DaemonSet shall run; told always, `daemonset.daemonset` makes the manifest.

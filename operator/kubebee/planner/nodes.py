@@ -1,7 +1,7 @@
 """BpfNodes as the controller keeps them: what each node shall run and what it last said of it.
 
-A thousand nodes of twenty resources change often, so these are msgspec structures, not the API's models, which
-take several times as long to read. `tests/unit/test_planner_nodes.py` holds them to the models.
+A thousand nodes of twenty resources change often, so these are msgspec structures, not the API's models,
+which take several times as long to read. `tests/unit/test_planner_nodes.py` holds them to the models.
 """
 
 from __future__ import annotations
@@ -136,6 +136,10 @@ class BpfNodeRecord(msgspec.Struct, frozen=True):
     bundles: Mapping[ResourceKey, Ref] = {}
     reports: Mapping[ResourceKey, Report] = {}
     happenings: tuple[Happened, ...] = ()
+
+    def names(self, key: ResourceKey) -> bool:
+        """Whether it shall run this resource, or last said that it does."""
+        return key in self.bundles or key in self.reports
 
     @property
     def occupied(self) -> bool:

@@ -73,7 +73,7 @@ def status_of(
     )
     if failed:
         node, first = failed[0]
-        message = f"{node}: {first.message}" + _old_version(dict(known)[node])
+        message = f"{node}: {first.message}" + kept_version(dict(known)[node])
         stalled = len(failed) == len(reports) and all(failure.permanent for _, failure in failed)
         told = conditions(False, first.reason, message, stalled, generation, previous, now)
     elif ready == len(reports):
@@ -115,7 +115,8 @@ def idle_status(generation: int, reason: str, previous: CommonStatus | None, now
     )
 
 
-def _old_version(report: UnitReport) -> str:
+def kept_version(report: UnitReport) -> str:
+    """What a message about a failure adds where the version before it is still attached."""
     if report.running_hash and report.running_hash != report.wanted_hash and report.attached:
         return f"; the version before it ({report.running_hash[:HASH_CHARS]}) stays attached"
     return ""
