@@ -6,6 +6,19 @@
 #include "parse.h"
 #include "policy_maps.h"
 
+/*
+ * An index that clang knows to be in bounds and so never checks, but whose bounds verifiers up to Linux 6.12
+ * lose: they take what bswap and OR give for any number. The mask changes nothing and tells them again.
+ */
+#define KB_WITHIN(index, mask)                                                 \
+	({                                                                     \
+		__u64 within = (index);                                        \
+		asm volatile("%0 &= %1" : "+r"(within) : "i"(mask));           \
+		within;                                                        \
+	})
+#define KB_RULE_INDEX_MASK 0x7ff
+#define KB_L4_KEY_MASK 0x3ffff
+
 /* Position of the only bit set in `bit`: BPF has no count-zeros instruction, clang's takes 15. */
 static __always_inline __u32 kb_bit_index(__u64 bit)
 {
@@ -39,45 +52,38 @@ static __always_inline __u32 kb_policy_l4_key(const struct kb_packet *packet, co
 	}
 }
 
-static __always_inline const struct kb_rule_bits *kb_policy_l4_bits(__u32 half, __u32 l4_key)
+static __always_inline const struct kb_rule_bits *kb_policy_l4_bits(const struct kb_policy_half *half, __u32 l4_key)
 {
-	__u32 key = half * KB_L4_LINES + l4_key / KB_LINE_NODES;
-	struct kb_line *line = bpf_map_lookup_elem(&kb_p_l4, &key);
-
-	if (!line)
-		return NULL;
-	key = half * KB_CLASSES + line->node[l4_key % KB_LINE_NODES];
-	return bpf_map_lookup_elem(&kb_p_l4_bits, &key);
+	return &half->l4_bits[half->l4[KB_WITHIN(l4_key, KB_L4_KEY_MASK)] % KB_CLASSES];
 }
 
-static __always_inline const struct kb_rule_bits *kb_policy_src_bits(__u32 half, __be32 saddr)
+static __always_inline const struct kb_chunk *kb_policy_chunk(__u32 active, __u32 node)
+{
+	__u32 key = active * KB_CHUNKS + (node & ~KB_NODE_CHUNK);
+
+	return bpf_map_lookup_elem(&kb_p_chunks, &key);
+}
+
+static __always_inline const struct kb_rule_bits *kb_policy_src_bits(const struct kb_policy_half *half,
+								     __u32 active, __be32 saddr)
 {
 	__u32 addr = bpf_ntohl(saddr);
-	__u32 top = addr >> 16;
-	__u32 key = half * KB_ROOT_LINES + top / KB_LINE_NODES;
-	struct kb_line *line = bpf_map_lookup_elem(&kb_p_root, &key);
-	struct kb_chunk *chunk;
-	__u32 node;
+	__u32 node = half->root[addr >> 16];
+	const struct kb_chunk *chunk;
 
-	if (!line)
-		return NULL;
-	node = line->node[top % KB_LINE_NODES];
 	if (node & KB_NODE_CHUNK) {
-		key = half * KB_CHUNKS + (node & ~KB_NODE_CHUNK);
-		chunk = bpf_map_lookup_elem(&kb_p_chunks, &key);
+		chunk = kb_policy_chunk(active, node);
 		if (!chunk)
 			return NULL;
 		node = chunk->node[addr >> 8 & 0xff];
+		if (node & KB_NODE_CHUNK) {
+			chunk = kb_policy_chunk(active, node);
+			if (!chunk)
+				return NULL;
+			node = chunk->node[addr & 0xff];
+		}
 	}
-	if (node & KB_NODE_CHUNK) {
-		key = half * KB_CHUNKS + (node & ~KB_NODE_CHUNK);
-		chunk = bpf_map_lookup_elem(&kb_p_chunks, &key);
-		if (!chunk)
-			return NULL;
-		node = chunk->node[addr & 0xff];
-	}
-	key = half * KB_CLASSES + node;
-	return bpf_map_lookup_elem(&kb_p_src_bits, &key);
+	return &half->src_bits[node % KB_CLASSES];
 }
 
 /* The lowest bit set in all bitmaps, or `none`. Words that are 0 on one side cost nothing. */

@@ -15,7 +15,7 @@
 #define KB_RULES 1024
 #define KB_RULE_WORDS (KB_RULES / 64)
 
-/* Every table exists twice: one half serves packets while user space writes the other. */
+/* A rule set exists twice: one half serves packets while user space writes the other. */
 #define KB_HALVES 2
 
 /*
@@ -23,8 +23,7 @@
  * Not an LPM trie map: its cost grows with the depth, and a replacement would not be atomic.
  */
 #define KB_NODE_CHUNK 0x8000
-#define KB_LINE_NODES 32
-#define KB_ROOT_LINES (65536 / KB_LINE_NODES)
+#define KB_ROOT_NODES 65536
 #define KB_CHUNK_NODES 256
 #define KB_CHUNKS 4096
 
@@ -35,9 +34,17 @@
 #define KB_L4_OTHER 196608 /* + protocol */
 #define KB_L4_FRAGMENT (KB_L4_OTHER + 256) /* + protocol: a later fragment, ports unknown */
 #define KB_L4_KEYS (KB_L4_FRAGMENT + 256)
-#define KB_L4_LINES (KB_L4_KEYS / KB_LINE_NODES)
 
-#define KB_CLASSES 4096 /* of each property */
+#define KB_CLASSES 4096 /* of each property; a power of two */
+
+/*
+ * Addresses that mean this host, in lines of 32 bytes: one cache line answers, for 1 address and for 10,000.
+ * An empty slot is 0.0.0.0, which means this host anyway.
+ */
+#define KB_LOCAL_LINE_BITS 12
+#define KB_LOCAL_LINES (1 << KB_LOCAL_LINE_BITS)
+#define KB_LOCAL_SLOTS 8
+#define KB_LOCAL_HASH 0x9e3779b1U /* the golden ratio: neighbours fall far apart */
 
 /* Entries behind the rules: what happens without a matching rule. */
 #define KB_RULE_DEFAULT KB_RULES
@@ -56,10 +63,6 @@ enum kb_rule_flags {
 enum kb_policy_flags {
 	KB_POLICY_ENFORCED = 1 << 0, /* at least one policy may drop */
 	KB_POLICY_AUDITED = 1 << 1, /* at least one policy is in audit mode */
-};
-
-struct kb_line {
-	__u16 node[KB_LINE_NODES];
 };
 
 struct kb_chunk {
@@ -82,6 +85,23 @@ struct kb_policy_active {
 	__u32 half; /* that serves packets */
 	__u32 flags; /* kb_policy_flags */
 } __attribute__((aligned(8)));
+
+/* A rule set, but for the chunks of its source tree. */
+struct kb_policy_half {
+	struct kb_rule_bits enforced; /* rules of policies that are not in audit mode */
+	struct kb_rule rules[KB_RULE_ENTRIES];
+	__u16 root[KB_ROOT_NODES];
+	__u16 l4[KB_L4_KEYS];
+	struct kb_rule_bits src_bits[KB_CLASSES];
+	struct kb_rule_bits l4_bits[KB_CLASSES];
+};
+
+struct kb_policy {
+	struct kb_policy_active active; /* one store switches all tables at once */
+	__u8 pad[24];
+	__be32 local[KB_LOCAL_LINES][KB_LOCAL_SLOTS];
+	struct kb_policy_half half[KB_HALVES];
+};
 
 struct kb_hits {
 	__u64 packets;

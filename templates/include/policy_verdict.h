@@ -10,13 +10,6 @@
 #include "policy_match.h"
 #include "verdict.h"
 
-static __always_inline const struct kb_rule *kb_policy_rule(__u32 half, __u32 index)
-{
-	__u32 key = half * KB_RULE_ENTRIES + index;
-
-	return bpf_map_lookup_elem(&kb_p_rules, &key);
-}
-
 static __always_inline void kb_policy_count(__u32 slot, const struct kb_packet *packet, bool audit)
 {
 	struct kb_hits *hits = bpf_map_lookup_elem(&kb_p_hits, &slot);
@@ -41,11 +34,10 @@ static __always_inline int kb_policy_pass(__u32 flags, const struct kb_packet *p
 	return KB_CONTINUE;
 }
 
-static __always_inline int kb_policy_pass_established(__u32 flags, __u32 half, const struct kb_packet *packet)
+static __always_inline int kb_policy_pass_established(__u32 flags, const struct kb_policy_half *half,
+						      const struct kb_packet *packet)
 {
-	const struct kb_rule *established = kb_policy_rule(half, KB_RULE_ESTABLISHED);
-
-	return kb_policy_pass(flags, packet, established ? established->slot : KB_HIT_NONE);
+	return kb_policy_pass(flags, packet, half->rules[KB_RULE_ESTABLISHED].slot);
 }
 
 static __always_inline int kb_policy_deny(const struct kb_packet *packet, const struct kb_rule *rule,
@@ -58,35 +50,32 @@ static __always_inline int kb_policy_deny(const struct kb_packet *packet, const 
 }
 
 /* A packet to this host; `l4` is zero for later fragments. */
-static __always_inline int kb_policy_judge(struct xdp_md *ctx, __u32 flags, __u32 half,
+static __always_inline int kb_policy_judge(struct xdp_md *ctx, __u32 flags, __u32 active,
 					   const struct kb_packet *packet, const struct kb_l4 *l4)
 {
-	const struct kb_rule_bits *src = kb_policy_src_bits(half, packet->ip->saddr);
+	const struct kb_policy_half *half = &kb_policy.half[active];
+	const struct kb_rule_bits *src = kb_policy_src_bits(half, active, packet->ip->saddr);
 	const struct kb_rule_bits *keys = kb_policy_l4_bits(half, kb_policy_l4_key(packet, l4));
 	const struct kb_rule *rule;
 	__u32 index;
 
-	if (!src || !keys)
-		return KB_CONTINUE; /* cannot be: user space checks every class it writes */
+	if (!src)
+		return KB_CONTINUE; /* cannot be: user space numbers chunks below KB_CHUNKS */
 
 	if (flags & KB_POLICY_AUDITED) {
-		const struct kb_rule_bits *enforced = bpf_map_lookup_elem(&kb_p_enforced, &half);
-
 		index = kb_policy_first(src, keys, NULL, KB_RULE_AUDIT_DEFAULT);
-		rule = kb_policy_rule(half, index);
-		if (rule && rule->flags & KB_RULE_AUDIT) {
+		rule = &half->rules[KB_WITHIN(index, KB_RULE_INDEX_MASK)];
+		if (rule->flags & KB_RULE_AUDIT) {
 			if (rule->flags & KB_RULE_DENY && kb_flow_known(ctx, packet, l4))
 				return kb_policy_pass_established(flags, half, packet);
 			kb_policy_count(rule->slot, packet, true);
 		}
-		index = kb_policy_first(src, keys, enforced, KB_RULE_DEFAULT);
+		index = kb_policy_first(src, keys, &half->enforced, KB_RULE_DEFAULT);
 	} else {
 		index = kb_policy_first(src, keys, NULL, KB_RULE_DEFAULT);
 	}
 
-	rule = kb_policy_rule(half, index);
-	if (!rule)
-		return KB_CONTINUE; /* cannot be: an index of kb_policy_first is in bounds */
+	rule = &half->rules[KB_WITHIN(index, KB_RULE_INDEX_MASK)];
 	if (!(rule->flags & KB_RULE_DENY))
 		return kb_policy_pass(flags, packet, rule->slot);
 	if (kb_flow_known(ctx, packet, l4))

@@ -9,8 +9,8 @@ from scapy.layers.l2 import Ether
 from kubebee.bpf.linker import link
 from kubebee.bpf.object import BpfObject
 from kubebee.bpf.stage import as_stage, stage_maps, stage_symbol
+from kubebee.policy.local import apply_local
 from kubebee.policy.model import Action, L4Match, Policy, PolicyRule, PortRange
-from kubebee.policy.sync import apply_local
 from support.clang import HEADERS, LICENSE, compile_c
 from support.hostpolicy import CONTINUE, DROP, Firewall, elf
 
@@ -32,7 +32,7 @@ def test_the_stage_decides_in_a_chain_as_alone(lb_reverse: bool) -> None:
     with BpfObject.open(chain, "chain") as loaded:
         loaded.load()
         names = stage_maps(stage, PREFIX).items()
-        maps = {name: loaded.maps[linked].duplicate() for name, linked in names if not name.startswith(".")}
+        maps = {name: loaded.maps[linked].duplicate() for name, linked in names if name != ".rodata"}
         with loaded.programs["dispatcher"].duplicate() as program:
             host = Firewall(program, maps)
             apply_local(maps, [0xC0000201])

@@ -10,7 +10,6 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import ARP, LLC, Dot1AD, Dot1Q, Dot3, Ether
 from scapy.packet import Packet, Raw
 
-from kubebee.policy import layout
 from kubebee.policy.model import Action, Failsafe, L4Match, Policy, PolicyRule, PortRange, Source
 from support.hostpolicy import CONTINUE, DROP, Firewall, firewall
 
@@ -43,14 +42,6 @@ ONLY_80 = Policy("p", 1, (rule("web", Action.ALLOW, "80"),), default=Action.DENY
 def host() -> Iterator[Firewall]:
     with firewall(HOST) as loaded:
         yield loaded
-
-
-def test_the_maps_have_the_sizes_that_user_space_writes(host: Firewall) -> None:
-    for table in layout.TABLES:
-        info = host.maps[table.map].info
-        assert (info.value_size, info.max_entries) == (table.entry_size, table.entries * layout.HALVES), table
-    assert host.maps[layout.HITS_MAP].info.value_size == layout.HITS.size
-    assert host.maps[layout.HITS_MAP].info.max_entries == layout.HIT_SLOTS
 
 
 def test_without_policies_everything_passes(host: Firewall) -> None:

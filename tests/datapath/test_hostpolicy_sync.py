@@ -10,7 +10,7 @@ from scapy.layers.inet import IP, TCP
 from scapy.layers.l2 import Ether
 
 from kubebee.policy.model import Action, L4Match, Policy, PolicyRule, PortRange
-from kubebee.policy.sync import PolicyState, apply_local
+from kubebee.policy.sync import PolicyState
 from support.hostpolicy import CONTINUE, DROP, Firewall, firewall
 
 pytestmark = pytest.mark.root
@@ -87,11 +87,3 @@ def test_a_restart_finds_the_counters_and_changes_nothing(host: Firewall) -> Non
     assert host.state.slots == before
     assert not host.enforce(Policy("p", 1, (deny(80), deny(81)), Action.DENY)).switched
     assert host.hits() == {"p/deny-81": (1, 0)}
-
-
-def test_only_differing_addresses_of_the_host_are_written(host: Firewall) -> None:
-    host.enforce(Policy("p", 1, (deny(80),)))
-    report = apply_local(host.maps, [0xC0000202, 0xC0000203])
-    assert (report.local_added, report.local_removed) == (2, 1)
-    assert host.verdict(to(80, "192.0.2.2")) == DROP
-    assert host.verdict(to(80, "192.0.2.1")) == CONTINUE

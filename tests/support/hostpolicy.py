@@ -15,8 +15,9 @@ from kubebee.bpf.object import BpfObject
 from kubebee.bpf.program import Program
 from kubebee.policy import stats
 from kubebee.policy.compile import CompiledPolicy, compile_policies
+from kubebee.policy.local import apply_local
 from kubebee.policy.model import Failsafe, Policy
-from kubebee.policy.sync import PolicyState, SyncReport, apply_local
+from kubebee.policy.sync import PolicyState, SyncReport
 from kubebee.render.environment import render_builtin
 from support.clang import compile_c
 

@@ -35,11 +35,11 @@ def node(table: bytes, index: int) -> int:
 
 
 def src_class(compiled: CompiledPolicy, source: int) -> int:
-    found = node(compiled.tables["kb_p_root"], source >> 16)
+    found = node(compiled.tables["root"], source >> 16)
     for index in (source >> 8 & 255, source & 255):
         if found & layout.NODE_CHUNK:
             chunk = found & ~layout.NODE_CHUNK
-            found = node(compiled.tables["kb_p_chunks"], chunk * layout.CHUNK_NODES + index)
+            found = node(compiled.tables["chunks"], chunk * layout.CHUNK_NODES + index)
     return found
 
 
@@ -55,9 +55,9 @@ def l4_key(protocol: int, key: int) -> int:
 
 def first_in_tables(compiled: CompiledPolicy, source: int, key: int) -> str | None:
     """What the datapath does: both classes, AND, lowest bit."""
-    l4 = node(compiled.tables["kb_p_l4"], key)
-    both = bits(compiled.tables["kb_p_src_bits"], src_class(compiled, source)) & bits(
-        compiled.tables["kb_p_l4_bits"], l4
+    l4 = node(compiled.tables["l4"], key)
+    both = bits(compiled.tables["src_bits"], src_class(compiled, source)) & bits(
+        compiled.tables["l4_bits"], l4
     )
     return compiled.rules[(both & -both).bit_length() - 1].key.rule if both else None
 

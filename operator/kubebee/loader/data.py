@@ -20,7 +20,8 @@ from kubebee.loader.loaded import local_name
 from kubebee.planner.plan import LbUnit, PolicyUnit
 from kubebee.policy import layout as policy_layout
 from kubebee.policy.compile import CompiledPolicy, compile_policies
-from kubebee.policy.sync import PolicyState, apply_local
+from kubebee.policy.local import apply_local
+from kubebee.policy.sync import PolicyState
 
 
 class LbData:
@@ -89,7 +90,8 @@ class PolicyData:
         Raises:
             PolicyError: too many rules, prefixes or port ranges.
         """
-        current = frozenset(maps[name].info.id for name in (policy_layout.ACTIVE, policy_layout.HITS_MAP))
+        names = (policy_layout.VARIABLE_MAP, policy_layout.HITS_MAP)
+        current = frozenset(maps[name].info.id for name in names)
         if self.state is None or current != self._maps:
             self.state, self.compiled = PolicyState.adopt(maps), None
             self._maps = current

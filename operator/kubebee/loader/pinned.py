@@ -32,7 +32,7 @@ from kubebee.policy.compile import CompiledPolicy, compile_policies
 from kubebee.policy.stats import RuleStats
 from kubebee.policy.sync import PolicyState
 
-_POLICY_MAPS = frozenset({policy_layout.ACTIVE, policy_layout.HITS_MAP, "kb_p_rules"})
+_POLICY_MAPS = frozenset({policy_layout.VARIABLE_MAP, policy_layout.HITS_MAP})
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,7 @@ class CompiledPolicy:
     """A rule set ready for the maps.
 
     Attributes:
-        tables: contents of one half by map name; shorter than the half, the rest is not referred to.
+        tables: contents by name of layout.TABLES; may be shorter than the table, the rest is not referred to.
         flags: POLICY_ENFORCED and POLICY_AUDITED of layout.
         rules: in order of matching, then the entries for no match and for established flows.
         slots: counter slot by RuleKey.identity; give it to the next compile_policies().
@@ -107,13 +107,13 @@ def compile_policies(
     keys_table = compile_l4(rules)
     return CompiledPolicy(
         tables={
-            "kb_p_enforced": layout.pack_bits(enforced),
-            "kb_p_rules": bytes(table),
-            "kb_p_root": sources.root,
-            "kb_p_chunks": sources.chunks,
-            "kb_p_src_bits": sources.bits,
-            "kb_p_l4": keys_table.keys,
-            "kb_p_l4_bits": keys_table.bits,
+            "enforced": layout.pack_bits(enforced),
+            "rules": bytes(table),
+            "root": sources.root,
+            "chunks": sources.chunks,
+            "src_bits": sources.bits,
+            "l4": keys_table.keys,
+            "l4_bits": keys_table.bits,
         },
         flags=flags,
         rules=tuple(compiled),

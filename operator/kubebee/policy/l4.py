@@ -16,7 +16,7 @@ _SPAN = 65536
 
 @dataclass(frozen=True, slots=True)
 class L4Tables:
-    """Contents of kb_p_l4 and kb_p_l4_bits."""
+    """Contents of the tables l4 and l4_bits."""
 
     keys: bytes
     bits: bytes

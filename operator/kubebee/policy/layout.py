@@ -10,7 +10,6 @@ RULE_WORDS = RULES // 64
 HALVES = 2
 
 NODE_CHUNK = 0x8000
-LINE_NODES = 32
 ROOT_NODES = 65536
 CHUNK_NODES = 256
 CHUNKS = 4096
@@ -42,32 +41,56 @@ ACTIVE_HALF = struct.Struct("=II")  # half, policy flags
 HITS = struct.Struct("=QQQQ")  # packets, bytes, audit packets, audit bytes
 INDEX = struct.Struct("=I")  # key of an array
 
+LOCAL_LINE_BITS = 12
+LOCAL_SLOTS = 8
+LOCAL_HASH = 0x9E3779B1
+LOCAL_AT = 32  # in VARIABLE_MAP, behind struct kb_policy_active and padding
+LOCAL_BYTES = 4 * LOCAL_SLOTS << LOCAL_LINE_BITS
+
+VARIABLE_MAP = ".bss"
+"""Holds struct kb_policy, the stage's only global variable; it starts with struct kb_policy_active."""
+CHUNKS_MAP = "kb_p_chunks"
+HITS_MAP = "kb_p_hits"
+CROWDED_MAP = "kb_p_crowded"
+
 
 class Table(NamedTuple):
-    """A map that exists in two halves; sizes in bytes."""
+    """Part of a rule set; there are two of it, a half each, in the memory of a map. Sizes in bytes."""
 
     map: str
-    entry_size: int
-    entries: int
+    name: str
+    size: int
+    first: int  # where that of half 0 starts
+    step: int  # from there to that of half 1
 
-    @property
-    def half_size(self) -> int:
-        """Bytes of one half; the second half starts there."""
-        return self.entry_size * self.entries
+    def start(self, half: int) -> int:
+        """Where the table of a half starts in the map's memory."""
+        return self.first + half * self.step
 
 
-TABLES = (
-    Table("kb_p_enforced", RULE_BITS.size, 1),
-    Table("kb_p_rules", RULE.size, RULE_ENTRIES),
-    Table("kb_p_root", 2 * LINE_NODES, ROOT_NODES // LINE_NODES),
-    Table("kb_p_chunks", 2 * CHUNK_NODES, CHUNKS),
-    Table("kb_p_l4", 2 * LINE_NODES, L4_KEYS // LINE_NODES),
-    Table("kb_p_src_bits", RULE_BITS.size, CLASSES),
-    Table("kb_p_l4_bits", RULE_BITS.size, CLASSES),
-)
-ACTIVE = "kb_p_active"
-HITS_MAP = "kb_p_hits"
-LOCAL = "kb_local"
+def _half_members() -> tuple[Table, ...]:
+    """The members of struct kb_policy_half, in their order; none needs padding."""
+    sizes = {
+        "enforced": RULE_BITS.size,
+        "rules": RULE.size * RULE_ENTRIES,
+        "root": 2 * ROOT_NODES,
+        "l4": 2 * L4_KEYS,
+        "src_bits": RULE_BITS.size * CLASSES,
+        "l4_bits": RULE_BITS.size * CLASSES,
+    }
+    step, at, tables = sum(sizes.values()), LOCAL_AT + LOCAL_BYTES, []
+    for name, size in sizes.items():
+        tables.append(Table(VARIABLE_MAP, name, size, at, step))
+        at += size
+    return tuple(tables)
+
+
+_CHUNKS_SIZE = 2 * CHUNK_NODES * CHUNKS
+TABLES = {
+    table.name: table
+    for table in (*_half_members(), Table(CHUNKS_MAP, "chunks", _CHUNKS_SIZE, 0, _CHUNKS_SIZE))
+}
+VARIABLE_BYTES = LOCAL_AT + LOCAL_BYTES + HALVES * TABLES["root"].step
 
 
 def pack_bits(bits: int) -> bytes:

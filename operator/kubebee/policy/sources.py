@@ -23,7 +23,7 @@ _Prefix = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class SourceTables:
-    """Contents of kb_p_root, kb_p_chunks and kb_p_src_bits."""
+    """Contents of the tables root, chunks and src_bits."""
 
     root: bytes
     chunks: bytes

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+import struct
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from kubebee.bpf.map import Map, possible_cpus
@@ -16,7 +17,7 @@ from kubebee.policy.model import PolicyError
 _PAGE = 4096
 _SYS_MEMBARRIER = {"x86_64": 324, "aarch64": 283}
 _MEMBARRIER_CMD_GLOBAL = 1
-_KEY_0 = layout.INDEX.pack(0)
+_U64 = struct.Struct("=Q")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +28,11 @@ class SyncReport:
         switched: whether the rules changed (the active half did).
         bytes_written: into the tables; only pages that differ are written.
         slots_reset: counters that started at 0 for a rule that was not there before.
-        local_added, local_removed: addresses.
     """
 
     switched: bool = False
     bytes_written: int = 0
     slots_reset: int = 0
-    local_added: int = 0
-    local_removed: int = 0
 
 
 @dataclass
@@ -52,10 +50,7 @@ class PolicyState:
     @classmethod
     def adopt(cls, maps: Mapping[str, Map]) -> PolicyState:
         """Read the slots of the rules in force back from the maps; nothing for maps just created."""
-        table = _table("kb_p_rules")
-        start = _active(maps)[0] * table.half_size
-        with maps[table.map].mmap(writable=False) as memory:
-            data = memory[start : start + table.half_size]
+        data = _read(maps, layout.TABLES["rules"], _active(maps)[0], layout.TABLES["rules"].size)
         return cls({identity: slot for identity, slot, _ in layout.RULE.iter_unpack(data) if slot})
 
     def apply(self, maps: Mapping[str, Map], compiled: CompiledPolicy) -> SyncReport:
@@ -70,16 +65,19 @@ class PolicyState:
         """
         active, flags = _active(maps)
         if flags == compiled.flags and all(
-            _same(maps, table, active, compiled.tables[table.map]) for table in layout.TABLES
+            _read(maps, layout.TABLES[name], active, len(data)) == data
+            for name, data in compiled.tables.items()
         ):
             self.slots = dict(compiled.slots)
             return SyncReport()
         self._wait_for_readers()
         inactive = 1 - active
-        written = sum(_fill(maps, table, inactive, compiled.tables[table.map]) for table in layout.TABLES)
+        written = sum(
+            _fill(maps, layout.TABLES[name], inactive, data) for name, data in compiled.tables.items()
+        )
         fresh = [slot for identity, slot in compiled.slots.items() if identity not in self.slots]
         _reset(maps[layout.HITS_MAP], fresh)
-        maps[layout.ACTIVE].update(_KEY_0, layout.ACTIVE_HALF.pack(inactive, compiled.flags))
+        _switch(maps, layout.ACTIVE_HALF.pack(inactive, compiled.flags))
         self.switched_at = time.monotonic()
         self.slots = dict(compiled.slots)
         return SyncReport(switched=True, bytes_written=written, slots_reset=len(fresh))
@@ -94,42 +92,38 @@ class PolicyState:
             _wait_for_grace_period()
 
 
-def apply_local(maps: Mapping[str, Map], addresses: Iterable[int]) -> SyncReport:
-    """Write the addresses (IPv4, host order) that mean this host; only differences.
-
-    New ones are added before old ones go. Raises BpfError if the map is full.
-    """
-    target = maps[layout.LOCAL]
-    wanted = {address.to_bytes(4, "big") for address in addresses}
-    present = set(target.keys())
-    added, removed = sorted(wanted - present), sorted(present - wanted)
-    target.update_batch(b"".join(added), b"\1" * len(added), len(added))
-    target.delete_batch(b"".join(removed), len(removed))
-    return SyncReport(local_added=len(added), local_removed=len(removed))
-
-
-def _table(name: str) -> layout.Table:
-    return next(table for table in layout.TABLES if table.map == name)
-
-
 def _active(maps: Mapping[str, Map]) -> tuple[int, int]:
     """The half that serves packets, and its policy flags."""
-    value = maps[layout.ACTIVE].lookup(_KEY_0)
-    half, flags = layout.ACTIVE_HALF.unpack(value or bytes(layout.ACTIVE_HALF.size))
+    with maps[layout.VARIABLE_MAP].mmap(writable=False) as memory:
+        half, flags = layout.ACTIVE_HALF.unpack_from(memory)
     return half % layout.HALVES, flags
 
 
-def _same(maps: Mapping[str, Map], table: layout.Table, half: int, data: bytes) -> bool:
-    start = half * table.half_size
+def _switch(maps: Mapping[str, Map], active: bytes) -> None:
+    """Write struct kb_policy_active by one store of 8 bytes, which x86 does after those to the tables."""
+    (value,) = _U64.unpack(active)
+    with (
+        maps[layout.VARIABLE_MAP].mmap() as memory,
+        memoryview(memory) as view,
+        view[: _U64.size] as head,
+        head.cast("Q") as word,
+    ):
+        word[0] = value
+
+
+def _read(maps: Mapping[str, Map], table: layout.Table, half: int, size: int) -> bytes:
+    start = table.start(half)
     with maps[table.map].mmap(writable=False) as memory:
-        return memory[start : start + len(data)] == data
+        return memory[start : start + size]
 
 
 def _fill(maps: Mapping[str, Map], table: layout.Table, half: int, data: bytes) -> int:
     """Write the pages that differ; returns the bytes written."""
-    if len(data) > table.half_size:
-        raise PolicyError(f"{len(data)} bytes do not fit", reason="PolicyTooLarge", where=f"map {table.map}")
-    start, written = half * table.half_size, 0
+    if len(data) > table.size:
+        raise PolicyError(
+            f"{len(data)} bytes do not fit", reason="PolicyTooLarge", where=f"table {table.name}"
+        )
+    start, written = table.start(half), 0
     with maps[table.map].mmap() as memory:
         for offset in range(0, len(data), _PAGE):
             page = data[offset : offset + _PAGE]
