@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kubebee.errors import UnsupportedError
+from kubebee.toolchain import isolation
 from kubebee.toolchain.compile import compile_error, refuse_large
 from kubebee.toolchain.errors import CompileError
 
@@ -76,6 +77,11 @@ def load(source: str, programs: Mapping[str, int], filename: str = "program.c") 
     refuse_large(source, filename)
     if not _BINDING.is_dir():
         raise UnsupportedError("the Bcc toolchain is not installed", hint="apt-get install python3-bpfcc")
+    if not isolation.may_mount():
+        raise UnsupportedError(
+            "BCC's worker needs a mount and a network namespace of its own, which take CAP_SYS_ADMIN",
+            hint="use toolchain Clang, or set loader.capabilities.sysAdmin of the Helm chart",
+        )
     headers = find_headers()
     start = time.monotonic()
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
