@@ -20,13 +20,21 @@ from kubebee.lb.model import check as check_frontend
 from kubebee.lb.sizes import Need, need_of
 
 
-def frontends_of(owner: str, spec: api.ServiceLBSpec) -> tuple[Frontend, ...]:
+def frontends_of(owner: str, spec: api.ServiceLBSpec, known: Mapping[int, Frontend]) -> tuple[Frontend, ...]:
     """The frontends of one ServiceLB.
+
+    Args:
+        owner: of the frontends, for messages.
+        spec: what to convert.
+        known: what some items came to before, by their `id`.
 
     Raises:
         KubebeeError: one can't be served; `where` is the path of the field.
     """
-    return tuple(_frontend(owner, index, item, spec) for index, item in enumerate(spec.frontends))
+    return tuple(
+        known.get(id(item)) or _frontend(owner, index, item, spec)
+        for index, item in enumerate(spec.frontends)
+    )
 
 
 def _frontend(owner: str, index: int, item: api.Frontend, spec: api.ServiceLBSpec) -> Frontend:
@@ -73,19 +81,39 @@ def config_of(spec: api.ServiceLBSpec) -> LbConfig:
 
 @dataclass(frozen=True)
 class Balanced:
-    """What the spec of a ServiceLB comes to."""
+    """What the spec of a ServiceLB comes to.
 
+    Attributes:
+        frontends: by key, in the order of the spec.
+        modes: ways of forwarding among them.
+    """
+
+    spec: api.ServiceLBSpec
     frontends: Mapping[FrontendKey, Frontend]
     need: Need
     config: LbConfig
+    modes: frozenset[Forwarding]
 
     @classmethod
-    def of(cls, lb: api.ServiceLB) -> Balanced:
+    def of(cls, lb: api.ServiceLB, before: Balanced | None = None) -> Balanced:
         """Convert a resource.
+
+        Args:
+            lb: the resource.
+            before: what an earlier version of it came to; what became of equal items is taken from there.
 
         Raises:
             KubebeeError: something of it can't be served.
         """
-        frontends = frontends_of(f"ServiceLB/{lb.metadata.name}", lb.spec)
-        by_key = {frontend.key: frontend for frontend in frontends}
-        return cls(by_key, need_of(frontends), config_of(lb.spec))
+        known: dict[int, Frontend] = {}
+        if before is not None and before.spec.forwarding == lb.spec.forwarding:
+            pairs = zip(before.spec.frontends, before.frontends.values(), strict=True)
+            known = {id(item): frontend for item, frontend in pairs}
+        frontends = frontends_of(f"ServiceLB/{lb.metadata.name}", lb.spec, known)
+        return cls(
+            spec=lb.spec,
+            frontends={frontend.key: frontend for frontend in frontends},
+            need=need_of(frontends),
+            config=config_of(lb.spec),
+            modes=frozenset(frontend.forwarding for frontend in frontends),
+        )

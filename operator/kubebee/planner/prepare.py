@@ -16,8 +16,12 @@ from kubebee.planner.declared import Prepared
 from kubebee.planner.frontends import Balanced
 
 
-def prepare(resource: AnyResource) -> Prepared:
+def prepare(resource: AnyResource, before: Prepared = None) -> Prepared:
     """Convert a resource, or refuse it, whatever else there is.
+
+    Args:
+        resource: what to convert.
+        before: what an earlier version of it came to, of which unchanged parts are taken.
 
     Raises:
         NotImplementedYetError: it uses a field that this version does not act on.
@@ -33,7 +37,7 @@ def prepare(resource: AnyResource) -> Prepared:
     if isinstance(resource, BpfProgram):
         bpfprogram.check(resource)
     elif isinstance(resource, ServiceLB):
-        return Balanced.of(resource)
+        return Balanced.of(resource, before if isinstance(before, Balanced) else None)
     elif isinstance(resource, HostPolicy):
         return hostpolicy.policy_of(resource.metadata.name, resource.spec)
     return None

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from kubebee.api.parse import parse_resource
-from kubebee.api.v1alpha1.resources import AnyResource
 from kubebee.errors import KubebeeError
-from kubebee.planner.declared import Declared, Prepared
+from kubebee.planner.declared import Declared
 from kubebee.planner.plan import ResourceKey
-from kubebee.planner.prepare import prepare
-from kubebee.store.manifests import SUFFIXES, Document, ManifestError, read_documents
+from kubebee.store.manifests import SUFFIXES, Document, ManifestError, alike, parse_documents, read_text
+from kubebee.store.remembered import Remembered
 from kubebee.store.snapshot import Rejected, Snapshot
 from kubebee.store.state import Accepted, EventRecord, StateDirectory
+from kubebee.store.valid import Valid, validate
 
 KINDS = frozenset({"BpfProgram", "ServiceLB", "HostPolicy"})
 QUIET_SECONDS = 0.2
@@ -59,10 +59,6 @@ class _Stamp:
         return 0 <= time.time_ns() - self.changed < nanoseconds
 
 
-Valid = tuple[AnyResource, Prepared]
-"""A resource, and what its spec comes to."""
-
-
 @dataclass(frozen=True, slots=True)
 class _Entry:
     """A document, read once: what it is called and what came of validating it."""
@@ -78,12 +74,20 @@ class _Entry:
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """A file as it was read; `racy`: it may have changed since without its times saying so."""
+    """A file as it was read.
+
+    Attributes:
+        digest: of its bytes.
+        remembered: parts of it by their text.
+        racy: it may have changed since without its times saying so.
+    """
 
     stamp: _Stamp
-    entries: tuple[_Entry, ...]
-    error: ManifestError | None
+    entries: tuple[_Entry, ...] = ()
+    error: ManifestError | None = None
     racy: bool = False
+    digest: bytes = b""
+    remembered: Remembered = field(default_factory=Remembered)
 
     def lacks_any_of(self, before: _File) -> bool:
         """Whether a document is not there any more."""
@@ -198,17 +202,13 @@ class DirectoryStore:
         assert isinstance(body, dict)
         before = self._accepted.get(key)
         source = entry.file
-        if before and before.manifest.get("spec") == body.get("spec") and key not in self._refused:
+        if before and alike(before.manifest.get("spec"), body.get("spec")) and key not in self._refused:
             generation = before.generation
         else:
             generation = self._last_generation(key) + 1
             self._refused.pop(key, None)
-        unchanged = before and (before.manifest, before.source, before.generation) == (
-            body,
-            source,
-            generation,
-        )
-        if not unchanged:
+        same_place = before and (before.source, before.generation) == (source, generation)
+        if not (before and same_place and alike(before.manifest, body)):
             record = Accepted(
                 kind=key[0],
                 name=key[1],
@@ -268,12 +268,13 @@ class DirectoryStore:
             valid = self._parsed.get(key)
             if valid is None:
                 try:
-                    valid = self._parsed[key] = _valid(record.manifest, record.source)
+                    valid = self._parsed[key] = validate(record.manifest, record.source)
                 except KubebeeError:
                     continue  # accepted by another version of kubebee; reported through its manifest
-            resource, prepared = valid
-            key_ = ResourceKey(*key)
-            stored.append(Declared(key_, resource, record.generation, record.created, prepared))
+            declared = Declared(
+                ResourceKey(*key), valid.resource, record.generation, record.created, valid.prepared
+            )
+            stored.append(declared)
         return stored
 
     def _refresh(self) -> bool:
@@ -293,7 +294,7 @@ class DirectoryStore:
             if known and known.stamp == stamp and not known.racy:
                 files[path.name] = known
                 continue
-            read = _read(path, stamp, known)
+            read = _read(path, stamp, known, self._parsed)
             if known and _half_written(read, known):
                 unfinished, read = True, known
             files[path.name] = read
@@ -340,30 +341,38 @@ def _half_written(read: _File, before: _File) -> bool:
     )
 
 
-def _read(path: Path, stamp: _Stamp, known: _File | None) -> _File:
+def _read(path: Path, stamp: _Stamp, known: _File | None, valid: Mapping[tuple[str, str], Valid]) -> _File:
+    """A file as it is now; what is as in `known`, or in the versions in force, is not validated again."""
     racy = stamp.younger_than(_TICK_NS)
     try:
-        documents = read_documents(path)
+        raw = read_text(path)
+        digest = hashlib.sha256(raw).digest()
+        if known and known.error is None and known.digest == digest:
+            return replace(known, stamp=stamp, racy=racy)  # only touched
+        remembered = Remembered(known.remembered if known else None)
+        documents = parse_documents(path.name, raw, remembered)
     except ManifestError as error:
-        return _File(stamp, (), error, racy)
-    if known and known.error is None and [entry.document for entry in known.entries] == documents:
-        return replace(known, stamp=stamp, racy=racy)  # only touched
-    return _File(stamp, tuple(_entry(document) for document in documents), None, racy)
+        return _File(stamp, (), error, racy, remembered=known.remembered if known else Remembered())
+    before = {entry.name: entry for entry in known.entries} if known else {}
+    entries = tuple(_entry(document, before, valid) for document in documents)
+    return _File(stamp, entries, None, racy, digest, remembered.end())
 
 
-def _entry(document: Document) -> _Entry:
+def _entry(
+    document: Document,
+    before: Mapping[tuple[str, str] | None, _Entry],
+    valid: Mapping[tuple[str, str], Valid],
+) -> _Entry:
     name = _name_of(document.body)
+    known = before.get(name)
+    if known and known.document.where == document.where and alike(known.document.body, document.body):
+        return known
     if name and name[0] == "ConfigMap":
         return _Entry(document, name, None)
     try:
-        return _Entry(document, name, _valid(document.body, document.where))
+        return _Entry(document, name, validate(document.body, document.where, valid.get(name or ("", ""))))
     except KubebeeError as error:
         return _Entry(document, name, error)
-
-
-def _valid(body: object, where: str) -> Valid:
-    resource = parse_resource(body, where)
-    return resource, prepare(resource)
 
 
 def _name_of(body: object) -> tuple[str, str] | None:
