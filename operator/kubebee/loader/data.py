@@ -10,10 +10,11 @@ from kubebee.api.v1alpha1.values import FreeValue
 from kubebee.bpf.addresses import ipv4_addresses
 from kubebee.bpf.globals import Global, Globals, read_globals
 from kubebee.bpf.map import Map
+from kubebee.bpf.syscall import BpfError
 from kubebee.errors import KubebeeError
 from kubebee.lb import model as lb_model
 from kubebee.lb import sync as lb_sync
-from kubebee.lb.model import Frontend, FrontendKey, LbConfig
+from kubebee.lb.model import LbConfig
 from kubebee.lb.sync import LbState, Unserved
 from kubebee.loader.compiled import Compiled
 from kubebee.loader.loaded import local_name
@@ -30,7 +31,6 @@ class LbData:
     def __init__(self) -> None:
         self.state: LbState | None = None
         self._maps: frozenset[int] = frozenset()
-        self._merged: tuple[tuple[Frontend, ...], dict[FrontendKey, Frontend]] = ((), {})
 
     def apply(self, maps: Mapping[str, Map], unit: LbUnit) -> tuple[Unserved, ...]:
         """Write the differences between the maps and `unit`; adopts what it finds first.
@@ -40,21 +40,25 @@ class LbData:
 
         Raises:
             LbModelError: SNAT needs a source address and there is none.
+            BpfError: a map refused a write.
         """
         current = frozenset(maps[name].info.id for name in lb_sync.MAP_NAMES)
         if self.state is None or current != self._maps:
             self.state = None  # if adopting fails, the next pass adopts again
             self.state = LbState.adopt(maps)
             self._maps = current
-        if self._merged[0] is not unit.frontends:
-            self._merged = (unit.frontends, {frontend.key: frontend for frontend in unit.frontends})
-        return self.state.apply(maps, self._merged[1], _with_addresses(unit)).unserved
+        try:
+            return self.state.apply(maps, unit.frontends, _with_addresses(unit)).unserved
+        except BpfError:
+            self.state = None  # which of its writes the maps have is for them to say
+            raise
 
 
 def _with_addresses(unit: LbUnit) -> LbConfig:
     """The settings, with the node's own address towards the first backend where none is given."""
     config = unit.config
-    first = next((backend for frontend in unit.frontends for backend in frontend.backends), None)
+    frontends = unit.frontends.values()
+    first = next((backend for frontend in frontends for backend in frontend.backends), None)
     if config.snat_address or first is None:
         return config
     return replace(config, snat_address=source_address(first.address) or 0)
@@ -105,7 +109,7 @@ class PolicyData:
 def host_addresses(lb: LbUnit | None) -> frozenset[int]:
     """IPv4 addresses, host order, whose traffic is for this host: its interfaces' and its frontends'."""
     own = {lb_model.parse_ipv4(address) for address in ipv4_addresses()}
-    return frozenset(own | ({frontend.key.address for frontend in lb.frontends} if lb else set()))
+    return frozenset(own | ({key.address for key in lb.frontends} if lb else set()))
 
 
 def write_live_globals(

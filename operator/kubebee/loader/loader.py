@@ -247,7 +247,7 @@ class Loader:
                 if isinstance(unit, LbUnit):
                     unserved = self.lb.apply(maps, unit)
                     assert self.lb.state is not None
-                    self.lb_upkeep.follow(maps, self.lb.state, unit.frontends)
+                    self.lb_upkeep.follow(maps, self.lb.state)
                     self._tell_unserved(unit.key, unserved)
                 else:
                     data = self.policies.setdefault(unit.key, PolicyData())

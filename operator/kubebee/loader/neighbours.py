@@ -106,6 +106,10 @@ class Neighbours:
         if not self._stale:
             self._give_up_unwanted()
 
+    def want_also(self, addresses: Set[int]) -> None:
+        """Follow these addresses beside those that are followed; `work` looks new ones up."""
+        self._stale.update(dict.fromkeys(addresses - self._routes.keys()))
+
     def work(self) -> None:
         """Look up a slice of stale routes, ask for neighbours that are not kept yet, publish what is known.
 

@@ -13,7 +13,6 @@ from kubebee.bpf.neighbours import our_neighbours, stop_keeping
 from kubebee.errors import KubebeeError
 from kubebee.lb.gc import GcReport, collect
 from kubebee.lb.layout import NextHop
-from kubebee.lb.model import Frontend
 from kubebee.lb.sync import LbState
 from kubebee.loader.neighbours import Neighbours
 
@@ -39,13 +38,15 @@ class LbUpkeep:
         self.expired = self.orphans = self.freed = 0
         self._maps: Mapping[str, Map] = {}
         self._state: LbState | None = None
-        self._frontends: tuple[Frontend, ...] = ()
+        self._followed: LbState | None = None
         self._neighbours: Neighbours | None = None
         self._resting = False
         self._wake = asyncio.Event()
 
-    def follow(self, maps: Mapping[str, Map], state: LbState, frontends: tuple[Frontend, ...]) -> None:
+    def follow(self, maps: Mapping[str, Map], state: LbState) -> None:
         """Keep the next hops of all backends in `maps` right from now on; call it after each write to them.
+
+        Addresses that no backend has any more are followed until a collection frees the last of them.
 
         Raises:
             BpfError: netlink failed, or a map refused a write.
@@ -53,16 +54,20 @@ class LbUpkeep:
         if state is not self._state:
             self.rest()
         self._resting = False
-        changed = frontends is not self._frontends
         self._maps, self._state = maps, state
         if self._neighbours is None:
             self._neighbours = Neighbours(self)
             self._wake.set()
-        if changed:
-            self._want(self._neighbours, state)
-            self._neighbours.work()
-            self._frontends = frontends
-            self._wake.set()
+        if self._followed is not state:
+            self._neighbours.want(state.addresses())
+        elif arrived := state.take_arrived():
+            self._neighbours.want_also(arrived)
+        else:
+            return
+        self._followed = None  # if what follows fails, everything is wanted anew
+        self._neighbours.work()
+        self._followed = state
+        self._wake.set()
 
     def rest(self) -> None:
         """There is no load balancer: let its neighbours go, those of an earlier run too, and don't listen."""
@@ -79,7 +84,7 @@ class LbUpkeep:
         """This process ends, and the datapath goes on with what it has."""
         if self._neighbours is not None:
             self._neighbours.close()
-        self._neighbours, self._state, self._frontends, self._maps = None, None, (), {}
+        self._neighbours, self._state, self._followed, self._maps = None, None, None, {}
         self._wake.set()
 
     def next_hop(self, address: int) -> NextHop | None:
@@ -95,11 +100,6 @@ class LbUpkeep:
         """Drop what is known of addresses that no backend has any more."""
         if self._state is not None:
             self._state.forget_next_hops(addresses)
-
-    @staticmethod
-    def _want(neighbours: Neighbours, state: LbState) -> None:
-        addresses = {member.address for served in state.served.values() for member in served.members}
-        neighbours.want(addresses | {gone.address for gone in state.gone.values()})
 
     async def run(self) -> None:
         """Follow the network and collect flows until cancelled; what fails is logged and tried again."""
@@ -159,6 +159,6 @@ class LbUpkeep:
         self.orphans += report.orphans
         self.freed += report.backends_freed
         if report.backends_freed:
-            self._want(self._neighbours, self._state)
+            self._neighbours.want(self._state.addresses())
         end = time.monotonic()
         return end + max(GC_SECONDS, GC_SHARE * (end - start))

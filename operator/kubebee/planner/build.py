@@ -11,7 +11,6 @@ from kubebee.api.v1alpha1.hostpolicy import HostPolicy
 from kubebee.api.v1alpha1.resources import AnyResource
 from kubebee.api.v1alpha1.servicelb import ServiceLB
 from kubebee.errors import KubebeeError
-from kubebee.lb.model import Forwarding
 from kubebee.planner import bpfprogram, hostpolicy, servicelb
 from kubebee.planner.declared import Declared, Inputs
 from kubebee.planner.frontends import Balanced
@@ -51,7 +50,7 @@ class Planner:
 
     def __init__(self, sources: BuiltinSources) -> None:
         self._sources = sources
-        self._in_force: dict[ResourceKey, servicelb.Served] = {}
+        self._merged = servicelb.Merged()
         self._programs: dict[ResourceKey, tuple[Declared, ProgramUnit | KubebeeError]] = {}
 
     def plan(self, inputs: Inputs) -> Planned:
@@ -59,7 +58,7 @@ class Planner:
         refused: dict[ResourceKey, KubebeeError] = {}
         idle: dict[ResourceKey, str] = {}
         programs: list[ProgramUnit] = []
-        lbs: list[tuple[servicelb.Served, servicelb.Served | None]] = []
+        lbs: list[servicelb.Candidate] = []
         policies: list[tuple[Declared, HostPolicy, policy_model.Policy]] = []
         for declared in sorted(inputs.resources, key=lambda item: item.seniority):
             resource = declared.resource
@@ -73,15 +72,16 @@ class Planner:
                 elif isinstance(resource, ServiceLB):
                     assert isinstance(declared.prepared, Balanced)
                     served = servicelb.Served(declared, resource.spec, declared.prepared)
-                    lbs.append((served, self._in_force.get(declared.key)))
+                    lbs.append((served, self._merged.in_force.get(declared.key)))
                 elif isinstance(resource, HostPolicy):
                     assert isinstance(declared.prepared, policy_model.Policy)
                     policies.append((declared, resource, declared.prepared))
             except KubebeeError as error:
                 refused[declared.key] = error
-        lb, self._in_force = servicelb.unit(lbs, self._sources, refused.__setitem__)
-        snat = lb is not None and any(f.forwarding is Forwarding.SNAT for f in lb.frontends)
-        units = hostpolicy.units(policies, self._sources.hostpolicy(snat)) if policies else []
+        self._merged = servicelb.unit(lbs, self._sources, refused.__setitem__, self._merged)
+        lb = self._merged.unit
+        reverse = lb is not None and lb.snat
+        units = hostpolicy.units(policies, self._sources.hostpolicy(reverse)) if policies else []
         self._forget_all_but({declared.key for declared in inputs.resources})
         held = frozenset(key for key in refused if key.kind == "BpfProgram")
         plan = NodePlan(tuple(programs), lb, tuple(units), held)

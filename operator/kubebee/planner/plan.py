@@ -14,7 +14,7 @@ from functools import cached_property
 from kubebee.api.v1alpha1.attach import Attach, XdpMode
 from kubebee.api.v1alpha1.selectors import Interfaces
 from kubebee.api.v1alpha1.values import FreeValue
-from kubebee.lb.model import Frontend, LbConfig
+from kubebee.lb.model import Frontend, FrontendKey, LbConfig
 from kubebee.policy.model import Failsafe, Policy
 from kubebee.toolchain.diagnostics import SourceLine
 
@@ -108,6 +108,7 @@ class LbUnit:
         xdp, socket: the code of the XDP stage and of the socket programs (None: socket LB is off).
         cgroup: path of the cgroup2 directory whose sockets are served; empty = the root of the hierarchy.
         interfaces: where the stage runs, and in which XDP mode.
+        snat: whether some of the frontends are served by SNAT.
         map_sizes: max_entries by map; one that exists may be down to half of it.
     """
 
@@ -116,7 +117,8 @@ class LbUnit:
     socket: Bundle | None
     cgroup: str
     interfaces: tuple[tuple[Interfaces, XdpMode], ...]
-    frontends: tuple[Frontend, ...]
+    frontends: Mapping[FrontendKey, Frontend]
+    snat: bool
     config: LbConfig
     map_sizes: Mapping[str, int]
     key: ResourceKey = ResourceKey("ServiceLB", "_all")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from itertools import islice
 from typing import Protocol as Interface
@@ -51,22 +51,43 @@ class Served:
     balanced: Balanced
 
 
+Candidate = tuple[Served, Served | None]
+"""The newest version of a resource, and the one in force before, which stays if the new one is refused."""
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What the ServiceLBs of a node come to.
+
+    Attributes:
+        unit: all of them as one; None without a resource.
+        in_force: by resource, in order of seniority.
+        whole: all of them are in force in their newest version.
+    """
+
+    unit: LbUnit | None = None
+    in_force: Mapping[ResourceKey, Served] = field(default_factory=dict)
+    whole: bool = True
+
+
 def unit(
-    candidates: Sequence[tuple[Served, Served | None]], sources: Sources, refuse: Refuse
-) -> tuple[LbUnit | None, dict[ResourceKey, Served]]:
+    candidates: Sequence[Candidate], sources: Sources, refuse: Refuse, last: Merged | None = None
+) -> Merged:
     """All ServiceLBs of a node as one unit.
 
     Args:
-        candidates: the resources, oldest first: of two that claim one frontend the older has it. With each
-            the version that was in force before, which stays if the new one is refused.
+        candidates: the resources, oldest first: of two that claim one frontend the older has it.
         sources: source texts.
         refuse: told of resources that are left out.
-
-    Returns:
-        The unit, None without a resource, and what is in force by resource.
+        last: the result before this one; saves work and changes no result.
     """
+    merged = _with_new_values(candidates, last or Merged())
+    if merged is not None:
+        in_force = {newest.declared.key: newest for newest, _ in candidates}
+        return Merged(_unit(list(in_force.values()), merged, sources), in_force)
     taken: dict[FrontendKey, Frontend] = {}
     accepted: dict[ResourceKey, Served] = {}
+    whole = True
     for newest, before in candidates:
         for served in (newest, before):
             if served is None:
@@ -75,17 +96,39 @@ def unit(
                 _check_overlap(served.balanced.frontends, taken)
                 _check_config(served.balanced.config, accepted)
             except KubebeeError as error:
+                whole = False
                 if served is newest:
                     refuse(served.declared.key, error)
                 continue
             taken.update(served.balanced.frontends)
             accepted[served.declared.key] = served
             break
-    return (_merge(list(accepted.values()), tuple(taken.values()), sources) if accepted else None), accepted
+    return Merged(_unit(list(accepted.values()), taken, sources) if accepted else None, accepted, whole)
 
 
-def _merge(accepted: list[Served], frontends: tuple[Frontend, ...], sources: Sources) -> LbUnit:
-    modes = {frontend.forwarding for frontend in frontends}
+def _with_new_values(candidates: Sequence[Candidate], last: Merged) -> Mapping[FrontendKey, Frontend] | None:
+    """The last table with other backends in it, if nothing changed that could make a resource refused."""
+    if last.unit is None or not last.whole or len(candidates) != len(last.in_force):
+        return None
+    changed: list[Balanced] = []
+    for (newest, _), (key, known) in zip(candidates, last.in_force.items(), strict=True):
+        own, its = newest.balanced, known.balanced
+        if own is its and newest.declared.key == key:
+            continue
+        same = newest.declared.key == key and own.config == its.config
+        if not same or list(own.frontends) != list(its.frontends):
+            return None
+        changed.append(own)
+    if not changed:
+        return last.unit.frontends
+    frontends = dict(last.unit.frontends)
+    for balanced in changed:
+        frontends.update(balanced.frontends)
+    return frontends
+
+
+def _unit(accepted: list[Served], frontends: Mapping[FrontendKey, Frontend], sources: Sources) -> LbUnit:
+    modes = frozenset[Forwarding]().union(*(served.balanced.modes for served in accepted))
     dsr, snat = Forwarding.DSR_IPIP in modes, Forwarding.SNAT in modes or not modes
     need = reduce(Need.plus, (served.balanced.need for served in accepted))
     cgroups = [served.spec.socket_lb.cgroup for served in accepted if served.spec.socket_lb.enabled]
@@ -99,6 +142,7 @@ def _merge(accepted: list[Served], frontends: tuple[Frontend, ...], sources: Sou
             for served in accepted
         ),
         frontends=frontends,
+        snat=Forwarding.SNAT in modes,
         config=accepted[0].balanced.config,
         map_sizes=map_sizes(need),
     )
