@@ -130,8 +130,8 @@ class Agent:
         tasks = list(watches)
         try:
             await asyncio.sleep(0)  # the watches listen before the first look: no edit falls between the two
-            self.store.scan()  # a folder that can't be read at the start is an error, later it may come back
             with _collector_spared():
+                self.store.scan()  # a folder that can't be read is an error now, later it may come back
                 await self._try(self.reconcile())
             tasks.append(asyncio.create_task(self.loader.prewarm()))
             while not self._stopping:
@@ -153,7 +153,8 @@ class Agent:
     async def _try(self, work: Coroutine[object, object, object]) -> None:
         """Do a pass's work; what it did not come to is done at the next retry."""
         try:
-            await work
+            with _collector_waiting():
+                await work
         except KubebeeError as error:
             log.error("a pass failed and is tried again: %s", error)
         except Exception as error:
@@ -361,6 +362,18 @@ def outcomes(snapshot: Snapshot, planned: Planned, report: NodeReport) -> Iterat
     for key, refusal in rejected.items():
         unit = report.units.get(units.get(key, key))
         yield Outcome(key, refusal.generation, refusal.version, unit, refusal.error)
+
+
+@contextlib.contextmanager
+def _collector_waiting() -> Iterator[None]:
+    """The garbage collector has its turn after the pass: a collection takes as long as a small edit."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def unit_keys(planned: Planned) -> Mapping[ResourceKey, ResourceKey]:
