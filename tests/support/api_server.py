@@ -25,6 +25,17 @@ CREATED = "2026-01-01T00:00:00Z"
 _NODES = "/apis/kubebee.dev/v1alpha1/bpfnodes"
 
 
+def bound(open_socket: Callable[[], socket.socket], address: str = "127.0.0.1") -> socket.socket:
+    """A socket with a port of its own choice, bound by number: only then it keeps it while not listening."""
+    with open_socket() as choosing:
+        choosing.bind((address, 0))
+        port = choosing.getsockname()[1]
+    chosen = open_socket()
+    chosen.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    chosen.bind((address, port))
+    return chosen
+
+
 @dataclass(frozen=True)
 class Request:
     """One request that was made: verb as of RBAC, the object's name where there is one."""
@@ -177,6 +188,8 @@ class ApiServer:
 
     def start(self) -> None:
         """Answer again."""
+        if self._runner is not None:
+            return
 
         async def begin() -> None:
             application = web.Application()
@@ -193,17 +206,19 @@ class ApiServer:
 
         asyncio.run_coroutine_threadsafe(begin(), self._loop).result(5)
 
-    def stop(self) -> None:
-        """Be away: connections are reset, new ones wait in the backlog of the socket or are refused."""
+    def stop(self, *, silent: bool = False) -> None:
+        """Be away: connections end, new ones are refused, or with `silent` made and never answered."""
         if self._runner is not None:
             self.cut_watches()
             asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result(5)
             self._runner = None
+            if not silent:
+                self._listening.shutdown(socket.SHUT_RDWR)  # it stays bound, and `start` listens again
 
     @contextlib.contextmanager
-    def away(self) -> Iterator[None]:
+    def away(self, *, silent: bool = False) -> Iterator[None]:
         """An outage for as long as the block takes."""
-        self.stop()
+        self.stop(silent=silent)
         try:
             yield
         finally:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import socket
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from lab import Lab
-from support.api_server import ApiServer
+from support.api_server import ApiServer, bound
 from support.running import KUBEBEE, Running, wait_for
 
 NODE_NAME = "node1"
@@ -88,8 +87,5 @@ class NodeAgent(Running):
 @contextmanager
 def served(lab: Lab) -> Iterator[ApiServer]:
     """An API server on the loopback of a lab's node."""
-    listening = lab.node.network.socket()
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listening.bind(("127.0.0.1", 0))
-    with ApiServer(listening) as api:
+    with ApiServer(bound(lab.node.network.socket)) as api:
         yield api
