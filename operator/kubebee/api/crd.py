@@ -14,6 +14,9 @@ from kubebee.api.v1alpha1.resources import KINDS, AnyResource, spec_model, statu
 
 _HEAD = "# Generated from operator/kubebee/api by `make crds`; change the models, not this file.\n"
 
+_FIRST_STATUS = {"default": {"observedGeneration": -1}}
+"""So that kstatus, which takes an object without a status for done, waits for the first one."""
+
 _COLUMNS = (
     ("Ready", "string", '.status.conditions[?(@.type=="Ready")].status', "Whether all nodes run it"),
     ("Nodes", "string", ".status.nodes.summary", "Nodes that run it, of those that shall"),
@@ -59,7 +62,7 @@ def kind_schema(kind: type[AnyResource]) -> Schema:
             "kind": {"type": "string"},
             "metadata": {"type": "object"},
             "spec": structural_schema(spec) | {"description": about(spec)},
-            "status": structural_schema(status) | {"description": about(status)},
+            "status": structural_schema(status) | {"description": about(status)} | _FIRST_STATUS,
         },
     }
 
