@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from lab import BACKENDS, NODE, VIP, Lab, http_get, is_denied
-from support.running import Running, Status, wait_for
+from support.running import NotReachedError, Running, Status, wait_for
 from support.seen import entries, pins, variable
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(500)]
@@ -150,7 +150,11 @@ def settled(running: Running, kind: str, name: str) -> Status:
             pytest.fail(f"kubebee ended: {running.log.read_text()[-4000:]}")
         return status if status.ready or status.stalled else None
 
-    return wait_for(f"{kind}/{name} is decided", look, SETTLED_WITHIN_S)
+    try:
+        return wait_for(f"{kind}/{name} is decided", look, SETTLED_WITHIN_S)
+    except NotReachedError as error:
+        state = yaml.safe_dump(running.status(kind, name).document)
+        raise NotReachedError(f"{error}\n{state}\n{running.log.read_text()[-4000:]}") from None
 
 
 def supported(status: Status, since: Version, lacks: str) -> bool:

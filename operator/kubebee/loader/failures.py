@@ -7,7 +7,7 @@ import re
 from pathlib import PurePath
 
 from kubebee.bpf.object import LoadError
-from kubebee.bpf.syscall import BpfError
+from kubebee.bpf.syscall import BpfError, errno_name
 from kubebee.errors import KubebeeError, NotImplementedYetError, UnsupportedError
 from kubebee.loader.unit import Unit
 from kubebee.planner.plan import Bundle
@@ -52,6 +52,10 @@ def describe(error: BaseException, stage: Stage, unit: Unit | None = None, funct
         unit: whose code it is about; leads the verifier's lines back to the user's source.
         function: to blame where a whole chain is refused; else the program that the error names.
     """
+    if isinstance(error, OSError) and error.errno:
+        name = errno_name(error.errno)
+        where = f"{error.filename}: " if error.filename else ""
+        return Failure(stage, name, f"{where}{error.strerror} [{name}]", name, permanent=False)
     if not isinstance(error, KubebeeError):
         return Failure(
             stage,

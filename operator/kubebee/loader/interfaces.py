@@ -18,7 +18,7 @@ from kubebee.loader.compiled import Compiler
 from kubebee.loader.pins import PinRoot
 from kubebee.planner.plan import ResourceKey
 
-_CHAIN = ResourceKey("xdp", "chain")
+CHAIN = ResourceKey("xdp", "chain")
 _MODES: dict[str, tuple[XdpMode, ...]] = {
     "Native": ("native",),
     "Generic": ("generic",),
@@ -71,7 +71,7 @@ class XdpInterfaces:
         known = self._programs.get(chain.hash)
         if known is not None:
             return known
-        pin = self._pins.program(_CHAIN, ENTRY, chain.hash)
+        pin = self._pins.program(CHAIN, ENTRY, chain.hash)
         if pin.exists():
             program = Program.from_pin(pin)
         else:
@@ -106,7 +106,7 @@ class XdpInterfaces:
         return active
 
     def _adopt(self, interface: str, ifindex: int, chain: Chain, program: Program) -> ActiveChain | None:
-        for pin in self._pins.links_of(_CHAIN):
+        for pin in self._pins.links_of(CHAIN):
             if pin.function != ENTRY or pin.target.rpartition(":")[2] != str(ifindex):
                 continue  # not by name: it may have been renamed meanwhile
             link = Link.from_pin(pin.path)
@@ -127,7 +127,7 @@ class XdpInterfaces:
     ) -> ActiveChain:
         link, used = _attach_in_mode(interface, ifindex, mode, program)
         info = link.info
-        pin = self._pins.link(_CHAIN, ENTRY, f"{interface}:{ifindex}", chain.hash, chain.generation)
+        pin = self._pins.link(CHAIN, ENTRY, f"{interface}:{ifindex}", chain.hash, chain.generation)
         pin.parent.mkdir(mode=0o700, exist_ok=True)
         pin.unlink(missing_ok=True)
         link.pin(pin)
@@ -169,7 +169,7 @@ class XdpInterfaces:
             )
         active.prog_id, active.hash = info.prog_id, chain.hash
         wanted = self._pins.link(
-            _CHAIN, ENTRY, f"{active.interface}:{active.ifindex}", chain.hash, chain.generation
+            CHAIN, ENTRY, f"{active.interface}:{active.ifindex}", chain.hash, chain.generation
         )
         if not active.pin.exists():
             wanted.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -212,14 +212,14 @@ class XdpInterfaces:
     def pins(self) -> set[Path]:
         """Every pin that is in use."""
         linked = [active for active in self.active.values() if active.chain.direct is None]
-        programs = {self._pins.program(_CHAIN, ENTRY, active.chain.hash) for active in linked}
+        programs = {self._pins.program(CHAIN, ENTRY, active.chain.hash) for active in linked}
         return programs | {active.pin for active in self.active.values()}
 
     def repin(self) -> None:
         """Pin everything again where pins are gone."""
         for active in self.active.values():
             for held, path in (
-                (active.program, self._pins.program(_CHAIN, ENTRY, active.chain.hash)),
+                (active.program, self._pins.program(CHAIN, ENTRY, active.chain.hash)),
                 (active.link, active.pin),
             ):
                 if (not path.exists() and active.chain.direct is None) or held is active.link:

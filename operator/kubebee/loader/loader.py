@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,11 +29,13 @@ from kubebee.loader.pins import PinError, PinRoot, unit_directory
 from kubebee.loader.placing import Wanted, place
 from kubebee.loader.prewarm import prewarm
 from kubebee.loader.state import Pass, UnitState
+from kubebee.loader.undecided import undecided_chains
 from kubebee.loader.unit import Rank, Unit, units_of
 from kubebee.loader.unit_report import attached_of, unit_report
 from kubebee.loader.upkeep import LbUpkeep
 from kubebee.planner.plan import LbUnit, NodePlan, PolicyUnit, ResourceKey
 from kubebee.planner.report import Failure, Happening, NodeReport, Stage
+from kubebee.toolchain.errors import CompileError
 
 COMPILE_PATIENCE = 1.0
 """Seconds that a pass waits for compilers: a source that keeps one busy must not hold up other edits."""
@@ -124,6 +126,7 @@ class Loader:
         removed = [key for key in self.states if key not in units]
         run = Pass(host)
         await self._prepare_all(units, run, moved=moved)
+        run.undecided = undecided_chains(self._pins, self._undecided(run))
         self._write_data(plan, run)
         await self._loadable_chains(run)  # what the verifier refuses is known before anything is attached
         for key in sorted(units, key=str):
@@ -137,7 +140,7 @@ class Loader:
         if not any(key.kind == "ServiceLB" for key in self.states):
             self.lb_upkeep.rest()
         self._settle(run)
-        self._collect_garbage()
+        self._collect_garbage(frozenset().union(*(chain.pins for chain in run.undecided)))
         return self.report()
 
     # -- prepare ---------------------------------------------------------------------------------------------
@@ -164,7 +167,7 @@ class Loader:
     async def _prepare(self, key: ResourceKey, run: Pass) -> None:
         state = self.states[key]
         previous = state.failure
-        state.failure, state.notes, state.compiling = None, (), False
+        state.failure, state.notes, state.compiling, state.waits = None, (), False, False
         try:
             loaded = await self._load(state.wanted, state)
         except StillCompilingError:
@@ -180,6 +183,14 @@ class Loader:
             return
         run.versions[key] = loaded
         run.fresh.add(key)
+
+    def _undecided(self, run: Pass) -> list[ResourceKey]:
+        """Units of which nothing is at hand, yet may be at the next try."""
+        return [
+            key
+            for key, state in self.states.items()
+            if key not in run.versions and state.failure is not None and not state.failure.permanent
+        ]
 
     async def _load(self, unit: Unit, state: UnitState) -> Loaded:
         """The version of `unit`: the active one if only data or places changed, an adopted or a new one."""
@@ -220,7 +231,7 @@ class Loader:
             compiled = await self._compiler.unit(unit)
             sizes = sizes_of(unit, self._pins)
             return load_unit(unit, compiled, load_hash(compiled, sizes), sizes, self._pins)
-        except KubebeeError:
+        except (KubebeeError, OSError):
             return None
 
     def _fail(self, key: ResourceKey, failure: Failure, previous: Failure | None = None) -> None:
@@ -286,6 +297,8 @@ class Loader:
             for wanted in chains.values():
                 try:
                     await self.xdp.program(wanted.chain)
+                except CompileError:
+                    raise  # of what joins the stages: none is to blame, and the whole pass is tried again
                 except KubebeeError as error:
                     await self._leave_out(wanted.chain, error, run)
                     break
@@ -299,7 +312,11 @@ class Loader:
             self.states[key].no_interface = missing
         for key, error in placing.refused:
             self._fail(key, describe(error, Stage.ATTACH), self.states[key].failure)
-        return placing.chains
+        waiting = {chain.ifindex for chain in run.undecided}
+        for wanted in placing.chains.values():
+            for stage in wanted.chain.stages if wanted.ifindex in waiting else ():
+                self.states[stage.key].waits = True
+        return {name: wanted for name, wanted in placing.chains.items() if wanted.ifindex not in waiting}
 
     async def _leave_out(self, chain: Chain, error: KubebeeError, run: Pass) -> None:
         """Find the stage to blame for a chain that doesn't load; put its old version in its place."""
@@ -367,7 +384,7 @@ class Loader:
         for key, loaded in run.versions.items():
             state = self.states[key]
             before = state.active
-            if key in run.fresh and state.failure is None:
+            if key in run.fresh and state.failure is None and not state.waits:
                 self._last_good.save(loaded.unit)
             if before is loaded:
                 continue
@@ -382,9 +399,9 @@ class Loader:
                         key, loaded_reason(loaded.adopted), f"{self._node}: {how} {loaded.load_hash[:12]}"
                     )
 
-    def _collect_garbage(self) -> None:
+    def _collect_garbage(self, used_before: Set[Path]) -> None:
         """Unpin what nothing refers to: leftovers of old versions, of removed units, of a killed process."""
-        used: set[Path] = self.links.pins() | self.xdp.pins()
+        used: set[Path] = self.links.pins() | self.xdp.pins() | used_before
         kept: set[str] = set()
         for key, state in self.states.items():
             if state.active is not None:

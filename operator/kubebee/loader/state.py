@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from kubebee.loader.host import Host
 from kubebee.loader.loaded import Loaded
+from kubebee.loader.undecided import UndecidedChain
 from kubebee.loader.unit import Unit
 from kubebee.planner.plan import ResourceKey
 from kubebee.planner.report import Failure
@@ -13,12 +14,17 @@ from kubebee.planner.report import Failure
 
 @dataclass
 class UnitState:
-    """What the loader knows of one unit."""
+    """What the loader knows of one unit.
+
+    Attributes:
+        waits: a chain that it shall be part of stays as it is, as another stage of it is undecided.
+    """
 
     wanted: Unit
     active: Loaded | None = None
     failure: Failure | None = None
     compiling: bool = False
+    waits: bool = False
     no_interface: tuple[str, ...] = ()
     no_target: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -32,7 +38,7 @@ class UnitState:
     @property
     def settled(self) -> bool:
         """Whether another pass over the same unit would change nothing."""
-        if self.compiling:
+        if self.compiling or self.waits:
             return False
         if self.failure is not None:
             return self.failure.permanent
@@ -46,3 +52,4 @@ class Pass:
     host: Host
     versions: dict[ResourceKey, Loaded] = field(default_factory=dict)
     fresh: set[ResourceKey] = field(default_factory=set)
+    undecided: list[UndecidedChain] = field(default_factory=list)

@@ -28,7 +28,7 @@ def unit_report(state: UnitState, attached: Iterable[Attached]) -> UnitReport:
     return UnitReport(
         key=state.wanted.key,
         generation=state.wanted.generation,
-        stage=failure.stage if failure else Stage.COMPILE if state.compiling else Stage.RUNNING,
+        stage=failure.stage if failure else _stage(state),
         wanted_hash=state.wanted.code_hash,
         running_hash=active.unit.code_hash if active else "",
         attached=tuple(attached),
@@ -38,6 +38,12 @@ def unit_report(state: UnitState, attached: Iterable[Attached]) -> UnitReport:
         compile_seconds=state.compile_seconds,
         load_seconds=active.seconds if active else 0.0,
     )
+
+
+def _stage(state: UnitState) -> Stage:
+    if state.compiling:
+        return Stage.COMPILE
+    return Stage.ATTACH if state.waits else Stage.RUNNING
 
 
 def attached_of(key: ResourceKey, xdp: XdpInterfaces, links: Links) -> Iterable[Attached]:
