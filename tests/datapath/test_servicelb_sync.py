@@ -11,10 +11,13 @@ from scapy.layers.inet import IP, TCP
 from scapy.packet import Packet
 
 from kubebee.bpf.map import Map
+from kubebee.bpf.syscall import BpfError
 from kubebee.lb import stats
-from kubebee.lb.layout import FrontendValue, pack_key, u32
-from kubebee.lb.model import Forwarding, LbConfig, LbModelError, merge
+from kubebee.lb.layout import FrontendFlag, FrontendValue, pack_key, u32
+from kubebee.lb.model import Forwarding, Frontend, FrontendKey, LbConfig, LbModelError, Protocol, merge
 from kubebee.lb.sync import LbState, SyncReport
+from kubebee.loader.data import LbData
+from kubebee.planner.plan import Bundle, LbUnit, Toolchain
 from support.servicelb import CLIENT, CONFIG, CONTINUE, DROP, ETHER, TX, VIP, Balancer, balancer, frontend
 
 pytestmark = pytest.mark.root
@@ -227,3 +230,39 @@ def test_tables_are_swapped_whole_under_load(lb: Balancer) -> None:
             swaps += 1
     assert load.result() == {TX: 5000}
     assert lb.drops() == {}
+
+
+def unit_of(*frontends: Frontend) -> LbUnit:
+    """What the planner makes of these, as far as data goes."""
+    code = Bundle(Toolchain.CLANG, "", "")
+    return LbUnit((), code, None, "", (), merge(frontends), True, CONFIG, {})
+
+
+def test_after_a_map_refused_a_write_the_next_pass_writes_what_is_missing() -> None:
+    with balancer(kb_lb_fe=16) as lb:
+        data, table = LbData(), lb.maps["kb_lb_fe"]
+        data.apply(lb.maps, unit_of(frontend(*TEN, port=80)))
+        room = table.info.max_entries - len(contents(table))
+        foreign = [pack_key(FrontendKey(1, number, Protocol.UDP)) for number in range(1, room + 1)]
+        for key in foreign:  # by somebody else, so that kubebee counts on room that is not there
+            table.update(key, FrontendValue(0, 0, 0, 0, FrontendFlag(0)).pack())
+        wanted = unit_of(frontend(*TEN, port=80), frontend(*TEN, port=81))
+        with pytest.raises(BpfError):
+            data.apply(lb.maps, wanted)
+        for key in foreign:
+            table.delete(key)
+        assert data.apply(lb.maps, wanted) == ()
+        assert {pack_key(each) for each in wanted.frontends} <= contents(table).keys()
+
+
+def test_only_addresses_that_came_are_handed_on(lb: Balancer) -> None:
+    first, second = frontend("10.0.0.1:80", "10.0.0.2:80"), frontend("10.0.0.2:80", "10.0.0.3:80")
+    lb.serve(first)
+    one, two, three = (backend.address for backend in (*first.backends, second.backends[1]))
+    assert lb.state.addresses() == {one, two}
+    assert lb.state.take_arrived() == set()
+    lb.serve(second)
+    assert lb.state.take_arrived() == {three}
+    assert lb.state.addresses() == {one, two, three}  # flows may still lead to the first
+    lb.collect()
+    assert lb.state.addresses() == {two, three}
