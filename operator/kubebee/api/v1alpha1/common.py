@@ -208,13 +208,13 @@ def _number_as_text(value: object) -> object:
 
 
 def _int_or_string(pattern: str) -> Any:
-    return Field(pattern=pattern, max_length=16, json_schema_extra=_as_int_or_string)
+    def mark(schema: dict[str, Any]) -> None:
+        # The API server applies string rules to strings only, and wants no type beside the marker.
+        # pydantic leaves a pattern out of the schema where a validator stands before it.
+        schema.pop("type", None)
+        schema |= {"pattern": pattern, "x-kubernetes-int-or-string": True}
 
-
-def _as_int_or_string(schema: dict[str, Any]) -> None:
-    # The API server applies string rules to strings only, and wants no type beside the marker.
-    schema.pop("type", None)
-    schema["x-kubernetes-int-or-string"] = True
+    return Field(pattern=pattern, max_length=16, json_schema_extra=mark)
 
 
 PortRange = Annotated[str, BeforeValidator(_number_as_text), _int_or_string(PORTS_PATTERN)]

@@ -1,0 +1,96 @@
+"""Manifests for the tests' cluster: small ones of each kind, with the cluster's own addresses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+API = "kubebee.dev/v1alpha1"
+PRIMARY = {"primary": True}
+COUNT = """#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} counts SEC(".maps");
+
+volatile __u32 step = 1;
+
+SEC("xdp")
+int count_packets(struct xdp_md *ctx)
+{
+	__u32 zero = 0;
+	__u64 *packets = bpf_map_lookup_elem(&counts, &zero);
+
+	(void)ctx;
+	if (packets)
+		*packets += step; /* @VERSION@ */
+	return XDP_PASS;
+}
+
+char _license[] SEC("license") = "GPL";
+"""
+BROKEN = COUNT.replace("if (packets)", "if (pakets)")
+REFUSED = COUNT.replace("if (packets)\n\t\t", "")
+"""The verifier refuses it: a pointer that may be null."""
+XDP = {"type": "XDP", "interfaces": PRIMARY}
+
+
+def resource(kind: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
+    """A manifest."""
+    return {"apiVersion": API, "kind": kind, "metadata": {"name": name}, "spec": spec}
+
+
+def source(version: int = 1) -> str:
+    """The counter's C; each version is another text, and so another program."""
+    return COUNT.replace("@VERSION@", f"version {version}")
+
+
+def counter(name: str = "packets", *, code: str = "", **spec: Any) -> dict[str, Any]:
+    """A BpfProgram that counts packets at XDP."""
+    programs = [{"name": "count_packets", "attach": XDP}]
+    return resource(
+        "BpfProgram", name, {"source": {"inline": code or source()}, "programs": programs, **spec}
+    )
+
+
+def from_config_map(name: str, config_map: str) -> dict[str, Any]:
+    """A BpfProgram whose source is in a ConfigMap of the namespace default."""
+    place = {"namespace": "default", "name": config_map, "key": "count.c"}
+    programs = [{"name": "count_packets", "attach": XDP}]
+    return resource("BpfProgram", name, {"source": {"configMap": place}, "programs": programs})
+
+
+def config_map(name: str, code: str) -> dict[str, Any]:
+    """A ConfigMap with C."""
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": name, "namespace": "default"},
+        "data": {"count.c": code},
+    }
+
+
+def policy(name: str, *rules: dict[str, Any], default: str = "Allow", **spec: Any) -> dict[str, Any]:
+    """A HostPolicy on the primary interface."""
+    return resource(
+        "HostPolicy",
+        name,
+        {"interfaces": PRIMARY, "defaultAction": {"ingress": default}, "ingress": list(rules), **spec},
+    )
+
+
+def balancer(
+    name: str, address: str, port: int, backends: list[tuple[str, int]], **spec: Any
+) -> dict[str, Any]:
+    """A ServiceLB with one TCP frontend."""
+    frontend = {
+        "name": "web",
+        "address": address,
+        "port": port,
+        "protocol": "TCP",
+        "backends": [{"address": host, "port": number} for host, number in backends],
+    }
+    return resource("ServiceLB", name, {"interfaces": PRIMARY, "frontends": [frontend], **spec})
