@@ -104,7 +104,7 @@ def build(cache: Path) -> Path:
             print(
                 f"cluster: build {module.source} {module.version} and what goes with it (minutes)", flush=True
             )
-            flags = ("-mod=readonly", "-trimpath", "-ldflags", linker_flags(module))
+            flags = ("-mod=readonly", "-buildvcs=false", "-trimpath", "-ldflags", linker_flags(module))
             command = ["nice", "go", "build", *flags, "-o", f"{unfinished}/", *module.packages]
             run(command, cwd=module.path, env=environment, timeout=_BUILD_WITHIN_S)
         if not done.is_dir():

@@ -35,6 +35,7 @@ class Cluster:
         self.programs = binaries.folder(self.spec.home)
         self.control = ControlPlane(self.spec, self.programs)
         self.client = Client(self.spec)
+        self._loaded = self.spec.state / "archives"
 
     def up(self, nodes: int = 2) -> Self:
         """Bring it up with at least so many nodes, all Ready, and DNS; what is up stays as it is.
@@ -118,7 +119,11 @@ class Cluster:
         self.start_node(node)
 
     def load_image(self, archive: Path, *nodes: Node) -> None:
-        """Import an image archive (docker's or OCI's) into nodes, all by default."""
+        """Import an image archive (docker's or OCI's) into nodes; by default all, those added later too."""
+        archive = archive.resolve()
+        if not nodes and archive not in self._archives():
+            with self._loaded.open("a") as file:
+                file.write(f"{archive}\n")
         with ThreadPoolExecutor() as pool:
             list(pool.map(lambda node: node.load_image(archive), nodes or self.nodes))
 
@@ -236,15 +241,19 @@ class Cluster:
     def _boot(self, node: Node) -> Node:
         node.install()
         node.boot()
-        there = node.images()
-        for image in images.IMAGES:
-            if image.name not in there:
-                node.load_image(images.archive(self.spec.home, image))
+        for archive in self._archives():  # before pods come: one that finds no image tries again only later
+            node.load_image(archive)
         created = self.kubectl("create", "-f", "-", stdin=node_files.node_object(node.spec), check=False)
         if created.returncode and "AlreadyExists" not in created.stderr:
             raise ClusterError(f"{node.name}: {created.stderr.strip()}")
         node.start_kubelet()
         return node
+
+    def _archives(self) -> list[Path]:
+        """The image archives that every node has: the cluster's own, and those that were loaded into all."""
+        own = [images.archive(self.spec.home, image) for image in images.IMAGES]
+        told = self._loaded.read_text().splitlines() if self._loaded.exists() else []
+        return own + [Path(line) for line in told if Path(line).exists()]
 
     def _start_dns(self) -> None:
         filled = {"@IMAGE@": images.COREDNS_IMAGE, "@DNS_ADDRESS@": DNS_SERVICE_ADDRESS}

@@ -31,11 +31,13 @@ _TOOLS = (
     "procps",
     "socat",
     "tcpdump",
+    "usr-is-merged",  # instead of usrmerge, which brings 55 MB of Perl
     "wget",
 )
 _WITHOUT = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
+_MERGED_USR = "/usr/share/mmdebstrap/hooks/maybe-merged-usr"
 _ROOTFS_WITHIN_S = 900.0
-_VERSION = 1
+_VERSION = 2
 """Part of the cache's key: raise it when what is written below changes."""
 
 
@@ -80,17 +82,18 @@ def archive(cache: Path, image: Image) -> Path:
 
 
 def make(cache: Path, programs: Path) -> None:
-    """Make the archives that are not there yet."""
+    """Make the archives that are not there yet, of built binaries."""
     done = folder(cache)
     if done.is_dir():
         return
     unfinished = done.with_name(f"{done.name}.{os.getpid()}")
     unfinished.mkdir(parents=True)
     try:
-        rootfs = _debian(cache)
+        rootfs = debian(cache)
         for image in IMAGES:
-            layers = [rootfs] if image.tools else []
-            _write(image, layers, programs / image.program, unfinished / image.file)
+            write_archive(
+                image, programs / image.program, rootfs if image.tools else None, unfinished / image.file
+            )
         for old in cache.glob("images-*"):
             if old != unfinished:
                 shutil.rmtree(old, ignore_errors=True)
@@ -99,7 +102,7 @@ def make(cache: Path, programs: Path) -> None:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _debian(cache: Path) -> Path:
+def debian(cache: Path) -> Path:
     """A small Debian with the tools, as a tar file; of the sources that this machine's apt has."""
     suite = run(["sh", "-c", '. /etc/os-release && printf %s "$VERSION_CODENAME"']).stdout
     told = hashlib.sha256(f"{suite} {_TOOLS}".encode()).hexdigest()[:16]
@@ -107,24 +110,36 @@ def _debian(cache: Path) -> Path:
     if not done.exists():
         print(f"cluster: a Debian {suite} with tools, for the image of test pods (a minute)", flush=True)
         unfinished = done.with_name(f"{done.stem}.{os.getpid()}.tar")
-        options = ["--mode=root", "--variant=essential", f"--include={','.join(_TOOLS)}"]
+        options = [
+            f"--hook-dir={_MERGED_USR}",
+            "--mode=root",
+            "--variant=essential",
+            f"--include={','.join(_TOOLS)}",
+        ]
         options += [f"--dpkgopt=path-exclude={pattern}" for pattern in _WITHOUT]
         try:
             command = ["nice", "mmdebstrap", *options, suite, str(unfinished), archive_uri(suite)]
             run(command, timeout=_ROOTFS_WITHIN_S)
+            for old in cache.glob("tools-*.tar"):
+                if old != unfinished:
+                    old.unlink()
             unfinished.rename(done)
         finally:
             unfinished.unlink(missing_ok=True)
     return done
 
 
-def _write(image: Image, layers: Sequence[Path], program: Path, to: Path) -> None:
-    """Write a docker archive: layers below, the program's layer on top, and what says so."""
-    top = _layer(program)
+def write_archive(image: Image, program: Path, rootfs: Path | None, to: Path) -> Path:
+    """Write a docker archive: the program's layer, a file tree's, and what says so. Returns where it is.
+
+    The program is the lower layer, so that nodes unpack it once for all its images.
+    """
+    lower = _layer(program)
     contents: list[tuple[str, int, BinaryIO]] = [
-        (_sha256(path), path.stat().st_size, path.open("rb")) for path in layers
+        (hashlib.sha256(lower).hexdigest(), len(lower), io.BytesIO(lower))
     ]
-    contents.append((hashlib.sha256(top).hexdigest(), len(top), io.BytesIO(top)))
+    if rootfs is not None:
+        contents.append((_sha256(rootfs), rootfs.stat().st_size, rootfs.open("rb")))
     config = {
         "architecture": {"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine],
         "os": "linux",
@@ -145,6 +160,7 @@ def _write(image: Image, layers: Sequence[Path], program: Path, to: Path) -> Non
                 tar.addfile(_entry(f"{digest}.tar", size), content)
         for file, data in ((name, described), ("manifest.json", json.dumps(listed).encode())):
             tar.addfile(_entry(file, len(data)), io.BytesIO(data))
+    return to
 
 
 def _layer(program: Path) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,7 +20,10 @@ def prepare(home: Path) -> Path:
     home.mkdir(parents=True, exist_ok=True)
     with locked(home / "prepare.lock"):
         packages.install()
-        programs = binaries.build(home)
+        with ThreadPoolExecutor() as pool:  # the one waits for downloads while the other computes
+            rootfs = pool.submit(images.debian, home)
+            programs = binaries.build(home)
+            rootfs.result()
         images.make(home, programs)
     return programs
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cluster import Cluster, ClusterError, Node
-from cluster.images import AGNHOST_IMAGE
+from cluster.images import AGNHOST_IMAGE, Image, write_archive
 
 NAMESPACE = "cluster-itself"
 NODE_PORT = 31380
@@ -169,6 +171,33 @@ def test_kube_proxy_leaves_no_rules_when_it_is_switched_off(cluster: Cluster) ->
 def test_an_added_node_runs_pods_and_the_others_stay_ready(cluster: Cluster, extra: Node) -> None:
     assert pod_on(cluster, extra)["status"]["hostIP"] == extra.address
     cluster.wait_nodes_ready(within=1)
+
+
+def test_an_added_node_has_the_images_that_were_loaded_into_all(
+    cluster: Cluster, extra: Node, tmp_path: Path
+) -> None:
+    image = Image(f"kubebee.dev/e2e/late-{uuid.uuid4().hex[:8]}:1", "agnhost")
+    archive = write_archive(image, cluster.programs / "agnhost", None, tmp_path / image.file)
+    cluster.load_image(archive)
+    late = cluster.add_node()
+    try:
+        assert image.name in late.images()
+        assert image.name in extra.images()
+    finally:
+        cluster.remove_node(late)
+    assert late.name not in cluster.kubectl("get", "nodes").stdout
+
+
+def test_what_a_reader_of_a_failure_needs_is_collected_from_all_parts(
+    cluster: Cluster, extra: Node, tmp_path: Path
+) -> None:
+    pod = pod_on(cluster, extra)["metadata"]
+    cluster.collect(tmp_path)
+    assert pod["name"] in (tmp_path / "kubectl-describe-pods-A.txt").read_text()
+    assert list((tmp_path / extra.name / "pods").glob(f"{NAMESPACE}_{pod['name']}_*/web/*.log"))
+    assert (tmp_path / extra.name / "kubelet.log").stat().st_size
+    assert (tmp_path / "control-plane" / "kube-apiserver.log").stat().st_size
+    assert "xdp" in (tmp_path / extra.name / "bpftool-prog-list.txt").read_text()
 
 
 def test_a_stopped_node_is_not_ready_and_comes_back_with_its_disk(cluster: Cluster, extra: Node) -> None:
