@@ -35,7 +35,7 @@ class Wish:
         selector: labels of the nodes it is for, None where that can't be read.
         encoded: its newest version, None where it is refused or suspended.
         error: why it is refused.
-        rollout: how the version shall reach the nodes.
+        rollout: how the version shall reach the nodes; of a spec that can't be read, only whether it says so.
         declared: the resource, None where it can't be read.
         source: (namespace, name) of the ConfigMap that has its source.
     """
@@ -114,12 +114,13 @@ def wish_of(manifest: Mapping[str, Any], config_maps: ConfigMaps, render: Render
     """What the spec of a manifest comes to; a refusal is part of it, never raised."""
     metadata = manifest["metadata"]
     spec = manifest.get("spec")
-    selector = labels_of(spec.get("nodeSelector") if isinstance(spec, dict) else None)
+    raw = spec if isinstance(spec, dict) else {}
     document = {name: value for name, value in manifest.items() if name not in ("metadata", "status")}
     try:
         resource = parse_resource({**document, "metadata": {"name": metadata["name"]}})
     except KubebeeError as error:
-        return Wish(selector=selector, error=error)
+        careful = Rollout() if raw.get("rollout") is not None else None
+        return Wish(selector=labels_of(raw.get("nodeSelector")), rollout=careful, error=error)
     wish = Wish(
         selector=labels_of(getattr(resource.spec, "node_selector", None)),
         rollout=getattr(resource.spec, "rollout", None),

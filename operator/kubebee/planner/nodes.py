@@ -172,8 +172,7 @@ def read_bpf_node(document: Mapping[str, Any]) -> BpfNodeRecord:
 
 def bpf_node_spec(refs: tuple[Ref, ...]) -> dict[str, Any]:
     """`spec` of a BpfNode as the API server takes it."""
-    spec: dict[str, Any] = {"bundles": msgspec.to_builtins(refs)}
-    return spec
+    return {"bundles": [msgspec.to_builtins(ref) for ref in refs]}
 
 
 def unit_report(report: Report) -> UnitReport:

@@ -139,9 +139,11 @@ def _refused(outlook: Outlook, candidate: Candidate, error: KubebeeError, now: d
     record = candidate.status.rollout if candidate.status else None
     names = {*outlook.chosen, *(name for name in outlook.holders if name in outlook.nodes)}
     members = outlook.members(sorted(names))
-    versions = (stable_version(record), recorded_version(outlook.key, record))
-    good = next((version for version in versions if version is not None and outlook.there(version)), None)
-    give = {member.name: good for member in members if good is not None and not member.has}
+    good = stable_version(record)
+    if good is None and candidate.wish.rollout is None:
+        good = recorded_version(outlook.key, record)  # nobody asked to be careful with it
+    given = good is not None and outlook.there(good)
+    give = {member.name: good for member in members if good is not None and given and not member.has}
     record = settled(outlook.key, members, record, f"generation {candidate.generation} is refused", now)
     served = [member for member in members if member.has or member.report or member.name in give]
     status = refused_cluster_status(_subject(candidate, (), now), error, served, record)
