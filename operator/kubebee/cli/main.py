@@ -12,6 +12,7 @@ from kubebee.cli.exit_codes import EXIT_HELP
 
 _VERBS = {
     "run": ("run:run", "Make this machine's kernel match a folder of manifests."),
+    "controller": ("controller:controller", "Decide for a cluster; the controller pod does."),
     "agent": ("agent_cluster:agent", "Run a node of a cluster; the loader pods do."),
     "status": ("status:status", "Show the resources of a folder and how far each is."),
     "render": ("render:render", "Show the C that manifests become."),

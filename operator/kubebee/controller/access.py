@@ -1,0 +1,61 @@
+"""The `kubernetes` client of a pod or of a kubeconfig, and the same access for kopf."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import kopf
+from kubernetes.client.api_client import ApiClient
+from kubernetes.client.configuration import Configuration
+from kubernetes.config import ConfigException, load_incluster_config, load_kube_config
+
+from kubebee.errors import KubebeeError
+
+
+class AccessError(KubebeeError):
+    """It can't be told where the API server is, or as whom to ask it."""
+
+    reason = "NoCluster"
+
+
+def client(kubeconfig: Path | None, connections: int) -> ApiClient:
+    """A client of the API server.
+
+    Args:
+        kubeconfig: file whose current context to use; None: as the pod that this is, else as KUBECONFIG says.
+        connections: kept open at most.
+
+    Raises:
+        AccessError: there is no access.
+    """
+    configuration = Configuration()
+    configuration.retries = False  # a request is made once; see `api`
+    configuration.connection_pool_maxsize = connections
+    try:
+        if kubeconfig is not None:
+            load_kube_config(str(kubeconfig), client_configuration=configuration, persist_config=False)
+        else:
+            try:
+                load_incluster_config(client_configuration=configuration)
+            except ConfigException:
+                load_kube_config(client_configuration=configuration, persist_config=False)
+    except ConfigException as error:
+        raise AccessError(
+            f"no cluster: {error}", where=str(kubeconfig or ""), hint="--kubeconfig FILE names a cluster"
+        ) from error
+    return ApiClient(configuration)
+
+
+def for_kopf(configuration: Configuration) -> kopf.ConnectionInfo:
+    """The same access for kopf, with the token as it is now: kopf asks again when it is refused."""
+    settings = configuration.auth_settings()
+    scheme, _, token = str(settings["BearerToken"]["value"] if settings else "").partition(" ")
+    return kopf.ConnectionInfo(
+        server=configuration.host,
+        ca_path=configuration.ssl_ca_cert,
+        insecure=not configuration.verify_ssl,
+        scheme=scheme or None,
+        token=token.strip() or None,
+        certificate_path=configuration.cert_file,
+        private_key_path=configuration.key_file,
+    )
