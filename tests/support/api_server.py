@@ -196,7 +196,7 @@ class ApiServer:
             application.add_routes(
                 [
                     web.get(_NODES, self._list_or_watch),
-                    web.patch(_NODES + "/{name}/status", self._apply_status),
+                    web.patch(_NODES + "/{name}/status", self._patch_status),
                     web.get("/api/v1/namespaces/{namespace}/configmaps/{name}", self._config_map),
                 ]
             )
@@ -319,20 +319,22 @@ class ApiServer:
             self._watches.remove(watch)
         return response
 
-    async def _apply_status(self, request: web.Request) -> web.Response:
+    async def _patch_status(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]
-        refused = self._check(request, "apply", name)
+        refused = self._check(request, "patch", name)
         if refused is not None:
             return refused
-        body = json.loads(await request.read())
-        known = self._nodes.get(name)
-        assert request.headers["Content-Type"] == "application/apply-patch+yaml"
+        assert request.headers["Content-Type"] == "application/json-patch+json"
         assert request.query["fieldManager"] == "kubebee-loader"
-        if known is None or known["metadata"]["uid"] != body["metadata"]["uid"]:
-            return self._refused("apply", name, 404 if known is None else 409)
-        self.requests.append(Request("apply", name, 200))
-        if known.get("status") != body["status"]:
-            known["status"] = body["status"]
+        test, add = json.loads(await request.read())
+        assert (test["op"], test["path"]) == ("test", "/metadata/uid")
+        assert (add["op"], add["path"]) == ("add", "/status")
+        known = self._nodes.get(name)
+        if known is None or known["metadata"]["uid"] != test["value"]:
+            return self._refused("patch", name, 404 if known is None else 422)
+        self.requests.append(Request("patch", name, 200))
+        if known.get("status") != add["value"]:
+            known["status"] = add["value"]
             self._happened("MODIFIED", name)
         return web.json_response(known)
 

@@ -443,12 +443,12 @@ def test_a_status_is_written_when_it_changes_and_only_then(api: ApiServer, tmp_p
             assert api.status(NODE) == {"kernel": "6", "observedGeneration": generation}
             follow.publish(snapshot)
             await follow.store.finish(5)
-            assert api.count("apply") == 1
+            assert api.count("patch") == 1
             for number in range(50):
                 follow.publish(snapshot, kernel=str(number))
             await follow.store.finish(5)
             assert api.status(NODE)["kernel"] == "49"
-            assert api.count("apply") == 2, "at most one a second, and the newest"
+            assert api.count("patch") == 2, "at most one a second, and the newest"
 
     run(test)
 
@@ -474,21 +474,21 @@ def test_statuses_of_single_resources_are_not_written(api: ApiServer, tmp_path: 
             await follow.news()
             follow.store.publish(ResourceKey("BpfProgram", "packets"), {"metadata": {}, "status": {}})
             await follow.store.finish(5)
-            assert api.count("apply") == 0
+            assert api.count("patch") == 0
 
     run(test)
 
 
-@pytest.mark.parametrize("status", [409, 429, 500])
+@pytest.mark.parametrize("status", [422, 429, 500])
 def test_a_status_that_is_refused_is_written_later(api: ApiServer, tmp_path: Path, status: int) -> None:
     async def test() -> None:
         api.set_spec(NODE, [])
         async with following(api, tmp_path) as follow:
             snapshot = await follow.news()
-            api.refuse("apply", status)
+            api.refuse("patch", status)
             follow.publish(snapshot)
-            await follow.until("the refusal", lambda: api.count("apply", status) == 1)
-            if status == 409:
+            await follow.until("the refusal", lambda: api.count("patch", status) == 1)
+            if status == 422:
                 follow.publish(snapshot, kernel="7")
             await follow.until("the status", lambda: api.status(NODE))
 
@@ -506,7 +506,7 @@ def test_after_an_outage_the_newest_status_is_written(api: ApiServer, tmp_path: 
                     follow.store.publish_events([event(str(n)) for n in range(number + 1)])
             await follow.until("the newest", lambda: api.status(NODE).get("kernel") == "2")
             assert [one["message"] for one in api.status(NODE)["happenings"]] == ["0", "1", "2"]
-            assert api.count("apply") == 1
+            assert api.count("patch") == 1
 
     run(test)
 

@@ -50,7 +50,7 @@ class NodeStore:
     def __init__(self, api: NodeApi, cache: NodeCache) -> None:
         self._api = api
         self._cache = cache
-        self._reporter = NodeReporter(api.apply_status)
+        self._reporter = NodeReporter(api.write_status)
         self.known = asyncio.Event()
         self.watching = False
         self._changed = asyncio.Event()
@@ -211,7 +211,7 @@ class NodeStore:
         elif wanted != self._newest:
             self._newest = wanted
             self._asked.set()
-        elif found.status is None or not found.status.observed_generation:
+        elif found.status is None or found.status.observed_generation <= 0:
             self._reporter.rewrite()
 
     async def _fetch(self) -> None:

@@ -1,6 +1,6 @@
 """The few requests that a node's loader makes of the API server.
 
-It lists and watches its own BpfNode, reads bundles, and applies its BpfNode's status. Nothing else.
+It lists and watches its own BpfNode, reads bundles, and writes its BpfNode's status. Nothing else.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import aiohttp
 import msgspec
 
 from kubebee import __version__
-from kubebee.api.v1alpha1.common import API_VERSION, GROUP, VERSION
+from kubebee.api.v1alpha1.common import GROUP, VERSION
 from kubebee.errors import KubebeeError
 from kubebee.planner import wire
 from kubebee.store.api_access import ApiAccess
@@ -152,27 +152,21 @@ class NodeApi:
             return wire.PLAIN, found.data[wire.PLAIN].encode()
         raise _missing("has no bundle in it", where)
 
-    async def apply_status(self, uid: str, status: Mapping[str, object]) -> None:
+    async def write_status(self, uid: str, status: Mapping[str, object]) -> None:
         """Make `status` the status of the BpfNode, unless it was made anew since.
 
-        Server-side apply takes away what an earlier status had and this one has not; the uid makes the server
-        refuse (409) to write the state of a deleted object to its successor.
+        A JSON patch, for it can test the uid: server-side apply and merge patches ignore one on the status of
+        a custom resource, and would give the state of a deleted object to its successor.
 
         Raises:
-            ApiError: it was not written.
+            ApiError: it was not written; with status 422 where the uid is another or the schema refuses.
         """
-        body = {
-            "apiVersion": API_VERSION,
-            "kind": "BpfNode",
-            "metadata": {"name": self._node, "uid": uid},
-            "status": status,
-        }
-        await self._read(
-            "apply",
-            f"{_NODES}/{self._node}/status",
-            {"fieldManager": FIELD_MANAGER, "force": "true"},
-            msgspec.json.encode(body),
-        )
+        patch = [
+            {"op": "test", "path": "/metadata/uid", "value": uid},
+            {"op": "add", "path": "/status", "value": status},
+        ]
+        path, params = f"{_NODES}/{self._node}/status", {"fieldManager": FIELD_MANAGER}
+        await self._read("patch", path, params, msgspec.json.encode(patch))
 
     def _only_ours(self) -> dict[str, str]:
         return {"fieldSelector": f"metadata.name={self._node}"}
@@ -192,7 +186,7 @@ class NodeApi:
         assert self._session is not None
         headers = self._access.headers()
         if method == "PATCH":
-            headers["Content-Type"] = "application/apply-patch+yaml"  # of which JSON is a part
+            headers["Content-Type"] = "application/json-patch+json"
         url, tls, heard = self._access.server + path, self._access.tls(), False
         try:
             async with self._session.request(

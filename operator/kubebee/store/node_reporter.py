@@ -101,9 +101,9 @@ class NodeReporter:
                 if (error.reason, error.message) != trouble:
                     log.warning("the node's status was not written: %s", error)
                 trouble = (error.reason, error.message)
-                if isinstance(error, ApiError) and error.status in (404, 409):
+                if isinstance(error, ApiError) and error.status in (404, 422):
                     self._idle.set()
-                    continue  # the object is gone or another: its successor will be told of
+                    continue  # the object is gone or another, or refuses this: only news can help
                 self._news.set()
                 await asyncio.sleep(backoff.next(getattr(error, "retry_after", 0.0)))
             else:

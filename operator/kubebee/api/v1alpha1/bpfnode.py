@@ -1,4 +1,8 @@
-"""BpfNode: what one node shall run and what it does run; written by kubebee alone."""
+"""BpfNode: what one node shall run and what it does run; written by kubebee alone.
+
+Its lists are replaced whole (list type atomic), for each has one writer: server-side apply of an associative
+list that loses its last item stores null, which the schema refuses (seen on Kubernetes 1.34).
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,6 @@ from kubebee.api.v1alpha1.common import (
     Subdomain,
     Time,
     Word,
-    list_map,
 )
 from kubebee.api.v1alpha1.status import CommonStatus, NodeFailure
 
@@ -45,9 +48,7 @@ class BpfNodeSpec(ApiModel):
 
     generation: Annotated[Int, Field(ge=0)] = 0
     """Number of the plan; the status repeats the one it speaks of."""
-    bundles: Annotated[
-        tuple[BundleRef, ...], Field(max_length=500, json_schema_extra=list_map("kind", "name"))
-    ] = ()
+    bundles: Annotated[tuple[BundleRef, ...], Field(max_length=500)] = ()
     """Code to run, one entry for each resource."""
 
 
@@ -152,11 +153,9 @@ class BpfNodeStatus(CommonStatus):
 
     kernel: Line = ""
     """Release of the kernel."""
-    features: Annotated[tuple[Feature, ...], Field(max_length=64, json_schema_extra=list_map("name"))] = ()
+    features: Annotated[tuple[Feature, ...], Field(max_length=64)] = ()
     """What the kernel has."""
-    resources: Annotated[
-        tuple[NodeResource, ...], Field(max_length=500, json_schema_extra=list_map("kind", "name"))
-    ] = ()
+    resources: Annotated[tuple[NodeResource, ...], Field(max_length=500)] = ()
     """What became of each resource here."""
     foreign: Annotated[tuple[ForeignProgram, ...], Field(max_length=200)] = ()
     """Programs of others."""
