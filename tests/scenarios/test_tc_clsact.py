@@ -15,7 +15,7 @@ from kubebee.bpf.features import feature
 from lab import NODE, Lab
 from support.clang import compile_c
 from support.running import Running, wait_for
-from support.seen import InKernel, program_ids, variable
+from support.seen import InKernel, pins, program_ids, variable
 from support.site import resource
 from support.stream import Stream, counted, counter
 
@@ -122,7 +122,7 @@ def test_both_directions_run_and_the_status_says_how(lab: Lab, running: Running)
         assert attachment["position"] == 0
         assert ours(running, side=side) == {f"bpfprogram-digit{digit}": attachment["progId"]}
         assert attachment["progId"] in program_ids(running, f"digit{digit}")
-    assert running.bpftool("link", "show") == [], "links are for kernels from 6.6"
+        assert not pins(running, f"digit{digit}", "l"), "links are for kernels from 6.6"
     assert order(lab, running, 1) == 1
     assert order(lab, running, 2) == 2
 
@@ -344,7 +344,7 @@ def test_another_mode_cleans_up_after_the_one_before(
 def only(running: Running, mode: str) -> bool:
     """Whether the status and the kernel have just this way of attaching."""
     told = [one["mode"].lower() for one in running.status("BpfProgram", "digit1").attachments]
-    links, found = bool(running.bpftool("link", "show")), bool(filters(running))
+    links, found = bool(pins(running, "digit1", "l")), bool(filters(running))
     by_tcx = mode == "tcx"
     return told == [mode] and (links, found, has_qdisc(running)) == (by_tcx, not by_tcx, not by_tcx)
 
