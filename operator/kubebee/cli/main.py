@@ -14,6 +14,7 @@ _VERBS = {
     "run": ("run:run", "Make this machine's kernel match a folder of manifests."),
     "controller": ("controller:controller", "Decide for a cluster; the controller pod does."),
     "agent": ("agent_cluster:agent", "Run a node of a cluster; the loader pods do."),
+    "uninstall": ("uninstall:uninstall", "Take kubebee off a cluster; the chart does when it is deleted."),
     "status": ("status:status", "Show the resources of a folder and how far each is."),
     "render": ("render:render", "Show the C that manifests become."),
     "verify": ("verify:verify", "Check manifests against this kernel; attach nothing."),
