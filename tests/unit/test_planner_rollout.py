@@ -119,6 +119,23 @@ def test_canaries_go_first_and_must_be_ready_for_a_while() -> None:
     assert cluster.phase() == "Complete"
 
 
+def test_a_canary_that_is_not_ready_for_a_moment_starts_the_wait_anew() -> None:
+    cluster, old = with_stable(3, canary=CANARY)
+    cluster.apply(program("v2", rollout={"canary": CANARY}))
+    settle(cluster)
+    cluster.pass_time(20)
+    cluster.bpf_nodes["n1"]["status"]["resources"][0]["stage"] = "Attach"
+    settle(cluster, loaders=False)
+    assert "readySince" not in cluster.status()["rollout"]
+    settle(cluster)
+    cluster.pass_time(29)
+    settle(cluster)
+    assert updated(cluster, old) == ["n1"]
+    cluster.pass_time(1)
+    settle(cluster)
+    assert len(updated(cluster, old)) == 3
+
+
 def test_canaries_can_be_chosen_by_labels() -> None:
     selector = {"matchExpressions": [{"key": "disk", "operator": "NotIn", "values": ["ssd"]}]}
     rollout = {"canary": {"selector": selector, "minReadySeconds": 30}}
