@@ -42,7 +42,7 @@ int digit(struct __sk_buff *skb)
 
 char _license[] SEC("license") = "GPL";
 """
-NEXT, DROP, ACCEPT = "-1", "2", "0"
+NEXT, ACCEPT, DROP, PIPE, STOLEN = "-1", "0", "2", "3", "4"
 
 
 @pytest.fixture
@@ -150,19 +150,20 @@ def test_they_run_by_priority_whenever_they_come(lab: Lab, running: Running) -> 
     wait_for("positions in status", lambda: positions() == [0, 1, 2])
 
 
-@pytest.mark.parametrize(("verdict", "next_runs", "answers"), [(ACCEPT, 0, True), (DROP, 0, False)])
-def test_a_verdict_ends_the_chain(
-    lab: Lab, running: Running, verdict: str, next_runs: int, answers: bool
-) -> None:
-    running.apply(tc(2, 200))
-    running.wait_ready("BpfProgram", "digit2")
-    running.apply(tc(1, 100, verdict))
-    running.wait_ready("BpfProgram", "digit1")
-    before = variable(running, "digit2", "seen")
-    running.run("ip", "neigh", "show")
-    assert ping(lab) is answers
-    assert variable(running, "digit1", "seen") == 1
-    assert variable(running, "digit2", "seen") - before == next_runs
+@pytest.mark.parametrize("mode", ["clsact", *(["tcx"] if feature("tcx").available else [])])
+@pytest.mark.parametrize("verdict", [ACCEPT, DROP, PIPE, STOLEN], ids=["accept", "drop", "pipe", "stolen"])
+def test_verdicts_do_what_the_documents_say(lab: Lab, tmp_path: Path, verdict: str, mode: str) -> None:
+    with Running(lab.node_command, tmp_path, ("--tc-mode", mode)) as running:
+        running.apply(tc(2, 200))
+        running.wait_ready("BpfProgram", "digit2")
+        running.apply(tc(1, 100, verdict))
+        running.wait_ready("BpfProgram", "digit1")
+        before = variable(running, "digit2", "seen")
+        answers, next_runs = ping(lab), variable(running, "digit2", "seen") != before
+        assert variable(running, "digit1", "seen") == 1
+        takes = {DROP} if mode == "tcx" else {DROP, STOLEN}
+        assert answers == (verdict not in takes)
+        assert next_runs == (mode == "clsact" and verdict == PIPE)
 
 
 def test_an_edit_under_traffic_loses_no_packet_and_no_count(lab: Lab, running: Running) -> None:
