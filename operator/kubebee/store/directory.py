@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -27,6 +28,7 @@ KINDS = frozenset({"BpfProgram", "ServiceLB", "HostPolicy"})
 QUIET_SECONDS = 0.2
 """A file that lost documents and was written so lately may not be written to its end."""
 REWATCH_SECONDS = 0.5
+_ENDINGS = tuple(SUFFIXES)
 DATA_LINK = "..data"
 """What the kubelet exchanges when a ConfigMap that is mounted as a volume changes."""
 _TICK_NS = (
@@ -44,7 +46,7 @@ class _Stamp:
     changed: int = 0
 
     @classmethod
-    def of(cls, path: Path) -> _Stamp | None:
+    def of(cls, path: os.DirEntry[str]) -> _Stamp | None:
         """Stamp of a file as it is now, None if it is gone."""
         try:
             stat = path.stat()
@@ -139,7 +141,7 @@ class DirectoryStore:
     def stale(self) -> bool:
         """Whether a file is not what it was at the last scan: no event tells of edits behind links."""
         try:
-            now = {path.name: stamp for path, stamp in self._listed()}
+            now = dict(self._listed())
         except OSError:
             return False
         return now != {name: file.stamp for name, file in self._files.items()}
@@ -289,24 +291,25 @@ class DirectoryStore:
                 where=str(self.directory),
                 hint="name a folder of manifests",
             ) from error
-        for path, stamp in listed:
-            known = self._files.get(path.name)
+        for name, stamp in listed:
+            known = self._files.get(name)
             if known and known.stamp == stamp and not known.racy:
-                files[path.name] = known
+                files[name] = known
                 continue
-            read = _read(path, stamp, known, self._parsed)
+            read = _read(self.directory / name, stamp, known, self._parsed)
             if known and _half_written(read, known):
                 unfinished, read = True, known
-            files[path.name] = read
+            files[name] = read
         self._files = files
         return unfinished
 
-    def _listed(self) -> Iterator[tuple[Path, _Stamp]]:
-        for path in self.directory.iterdir():
-            if path.suffix in SUFFIXES and not path.name.startswith("."):
-                stamp = _Stamp.of(path)
-                if stamp is not None:
-                    yield path, stamp
+    def _listed(self) -> Iterator[tuple[str, _Stamp]]:
+        with os.scandir(self.directory) as listed:  # a Path for each takes three times as long
+            for entry in listed:
+                if entry.name.endswith(_ENDINGS) and not entry.name.startswith("."):
+                    stamp = _Stamp.of(entry)
+                    if stamp is not None:
+                        yield entry.name, stamp
 
     async def changes(self) -> AsyncIterator[None]:
         """Yield once for each burst of changes in the folder; goes on if the folder is made anew."""
