@@ -299,6 +299,38 @@ def test_a_failure_on_one_node_of_two_is_not_stalled_and_names_the_node(cluster:
     assert [failure["node"] for failure in cluster.status()["failures"]] == ["n1", "n2"]
 
 
+def test_what_nodes_say_of_the_version_before_does_not_make_the_newest_stalled(cluster: SmallCluster) -> None:
+    cluster.apply(program(broken("v1")))
+    settle(cluster)
+    assert statuses(cluster) == ("False", "CompileFailed", True)
+    cluster.apply(program("v2"))
+    for number in range(3):
+        cluster.write(plan(cluster))
+        assert cluster.status()["observedGeneration"] == 2
+        assert statuses(cluster) == ("False", "Progressing", False), number
+    assert "failures" not in cluster.status()
+    settle(cluster)
+    assert statuses(cluster) == ("True", "Running", False)
+
+
+def test_each_version_that_fails_is_told_of(cluster: SmallCluster) -> None:
+    for number in (1, 2):
+        cluster.apply(program(broken(f"v{number}")))
+        settle(cluster)
+    assert [event.type for event in cluster.events.values()] == ["Normal", "Warning", "Normal", "Warning"]
+
+
+def test_a_node_that_fails_later_is_told_of(cluster: SmallCluster) -> None:
+    cluster.apply(program("v1"))
+    settle(cluster)
+    failure = {"node": "", "stage": "Attach", "reason": "EBUSY", "message": "eth0 is busy"}
+    cluster.bpf_nodes["n2"]["status"]["resources"][0].update(stage="Attach", failure=failure)
+    cluster.write(plan(cluster))
+    assert [event.message for event in cluster.events.values()][-1] == "n2: eth0 is busy"
+    assert statuses(cluster) == ("False", "EBUSY", False)
+    assert cluster.phase() == "Complete"
+
+
 def test_where_every_node_is_down_nothing_is_known_to_run(cluster: SmallCluster) -> None:
     cluster.apply(program("v1"))
     settle(cluster)

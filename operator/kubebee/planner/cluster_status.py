@@ -25,6 +25,9 @@ from kubebee.planner.status import (
     node_failure,
 )
 
+_Told = tuple[Report, str, Trouble]
+"""What a node reported, its name, and the failure in it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Subject:
@@ -69,7 +72,8 @@ def rolled_status(
     """
     up = [member for member in members if member.up]
     ready = [member for member in up if member.runs(digest)]
-    troubled = _troubled(up)
+    # What a node says of a version that it no longer has is no news of this one: it would read as Stalled.
+    troubled, elsewhere = _troubled(up, digest)
     if record.phase == Phase.ROLLED_BACK:
         told = subject.conditions(False, "RolledBack", record.message, stalled=True)
     elif troubled:
@@ -88,8 +92,8 @@ def rolled_status(
     return CommonStatus(
         observed_generation=subject.generation,
         conditions=told,
-        nodes=_counts(len(members), len(ready), len(troubled)),
-        failures=_failures(troubled) or _reason_to_go_back(subject, record),
+        nodes=_counts(len(members), len(ready), len(troubled) + len(elsewhere)),
+        failures=_failures([*troubled, *elsewhere]) or _reason_to_go_back(subject, record),
         attachments=_attachments([*members, *subject.leaving]),
         rollout=record,
     )
@@ -108,7 +112,7 @@ def refused_cluster_status(
     """
     running = [member for member in members if member.has]
     keeps = f"; the version before it stays on {names(running)}" if running else ""
-    troubled = _troubled([member for member in members if member.up])
+    _, troubled = _troubled([member for member in members if member.up], "")
     return CommonStatus(
         observed_generation=subject.generation,
         conditions=subject.conditions(False, error.reason, f"{error}{keeps}", stalled=not error.may_pass),
@@ -142,7 +146,7 @@ def absent_status(subject: Subject, reason: str) -> CommonStatus:
 def _failing(
     subject: Subject,
     members: Sequence[Member],
-    troubled: Sequence[tuple[Report, str, Trouble]],
+    troubled: Sequence[_Told],
     stopped: bool,
 ) -> tuple[Condition, ...]:
     report, node, trouble = troubled[0]
@@ -175,15 +179,18 @@ def _leaving(subject: Subject) -> tuple[Condition, ...]:
     return subject.conditions(False, "Progressing", f"being removed from {names(subject.leaving)}")
 
 
-def _troubled(up: Iterable[Member]) -> list[tuple[Report, str, Trouble]]:
-    return [
-        (member.report, member.name, member.report.failure)
-        for member in up
-        if member.report is not None and member.report.failure is not None
-    ]
+def _troubled(up: Iterable[Member], digest: str) -> tuple[list[_Told], list[_Told]]:
+    """Failures of this version, and of others that nodes are to run for now."""
+    these: list[_Told] = []
+    others: list[_Told] = []
+    for member in up:
+        trouble = member.failure(member.has) if member.has else None
+        if trouble is not None and member.report is not None:
+            (these if member.has == digest else others).append((member.report, member.name, trouble))
+    return these, others
 
 
-def _failures(troubled: Sequence[tuple[Report, str, Trouble]]) -> tuple[NodeFailure, ...]:
+def _failures(troubled: Sequence[_Told]) -> tuple[NodeFailure, ...]:
     return tuple(node_failure(node, failure_of(trouble)) for _, node, trouble in troubled[:MAX_FAILURES])
 
 

@@ -83,7 +83,11 @@ def rollout_events(candidate: Candidate, status: CommonStatus, now: datetime) ->
                 tell("Warning", reason="RolledBack", message=record.message)
             elif record.phase == Phase.PAUSED:
                 tell("Normal", reason="RolloutPaused", message=f"{generation}: {record.message}")
-    if status.failures and not (before and before.failures):
+    failed = (
+        record is not None and record.phase == Phase.FAILED and (old is None or old.phase != record.phase)
+    )
+    complete = record is not None and record.phase == Phase.COMPLETE and not (before and before.failures)
+    if status.failures and (failed or complete):
         first = status.failures[0]
         tell("Warning", reason=first.reason, message=f"{first.node}: {first.message}", node=first.node)
     return found
