@@ -61,7 +61,11 @@ def connect(spec: ClusterSpec, end: str, pid: int, address: str) -> None:
     peer = ("peer", "name", "eth0", "netns", str(pid))
     run(["ip", "link", "add", end, "type", "veth", *peer])
     run(["ip", "link", "set", end, "master", spec.bridge, "up"])
-    run(["ip", "link", "set", "dev", end, "xdpdrv", "object", spec.state / "pass.o", "section", "xdp"])
+    attach = (
+        f"mount -t bpf bpf /sys/fs/bpf && ip link set dev {end} xdpdrv object {spec.state}/pass.o section xdp"
+    )
+    # In mounts of its own: ip mounts a BPF file system where there is none, and makes folders in any.
+    run(["unshare", "--mount", "--propagation", "private", "sh", "-c", attach])
     run(["ethtool", "-K", end, "tx", "off"])
     inside = ("nsenter", "--target", str(pid), "--net")
     lines = f"link set eth0 address {_mac(address)}\naddress replace {address}/24 dev eth0\n"
