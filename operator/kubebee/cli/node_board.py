@@ -19,11 +19,17 @@ LOOK_SECONDS = 30.0
 
 @dataclass
 class NodeBoard:
-    """The node's status, and when others' programs were last looked at."""
+    """The node's status, and when others' programs were last looked at.
+
+    Attributes:
+        seen: others' programs at the last look, None before the first.
+        foreign: those of them that are shown.
+    """
 
     status: BpfNodeStatus | None = None
     features: tuple[Feature, ...] = ()
     foreign: tuple[ForeignProgram, ...] = ()
+    seen: tuple[ForeignProgram, ...] | None = None
     looked_at: float = field(default=-LOOK_SECONDS)
     kernel: str = field(default_factory=lambda: os.uname().release)
 
@@ -33,13 +39,30 @@ class NodeBoard:
             return False
         self.looked_at = time.monotonic()
         self.features = self.features or await asyncio.to_thread(kernel_features)
-        self.foreign = await asyncio.to_thread(foreign_programs)
+        now = await asyncio.to_thread(foreign_programs)
+        self.foreign = now if self.seen is None else lasting(self.foreign, self.seen, now)
+        self.seen = now
         return True
 
     def update(self, outcomes: Sequence[Outcome], now: str) -> BpfNodeStatus:
         """The node's status after a pass or a look."""
         self.status = node_status(outcomes, self.kernel, self.features, self.foreign, self.status, now)
         return self.status
+
+
+def lasting(
+    shown: Sequence[ForeignProgram], before: Sequence[ForeignProgram], now: Sequence[ForeignProgram]
+) -> tuple[ForeignProgram, ...]:
+    """Programs to show: what comes and goes between two looks is no news worth a write by every node.
+
+    Args:
+        shown: what was shown so far; stays as it is while the program lives and is not seen to differ twice.
+        before: the look before.
+        now: this look.
+    """
+    twice, known = set(before), {program.id: program for program in shown}
+    chosen = (program if program in twice else known.get(program.id) for program in now)
+    return tuple(program for program in chosen if program is not None)
 
 
 def kernel_features() -> tuple[Feature, ...]:
