@@ -53,12 +53,13 @@ class Inbox:
             if news.version and news.version <= known:
                 return
             if news.content is None:
-                if self._there.pop(news.key, None) is None and news.key not in self._waiting:
-                    return
+                was_there = self._there.pop(news.key, None) is not None
                 self._gone[news.key] = news.version or known
                 self._gone.move_to_end(news.key)
                 while len(self._gone) > FORGOTTEN:
                     self._gone.popitem(last=False)
+                if not was_there and news.key not in self._waiting:
+                    return
             else:
                 self._gone.pop(news.key, None)
                 self._there[news.key] = news.version

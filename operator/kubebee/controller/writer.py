@@ -96,6 +96,11 @@ class Writer:
         self._status_at: dict[ResourceKey, float] = {}
         self._due: list[float] = []
 
+    @property
+    def waiting_events(self) -> frozenset[str]:
+        """Names of Events that are not made yet."""
+        return frozenset(self._events)
+
     def close(self) -> None:
         """Write nothing more."""
         self._pool.shutdown(wait=True, cancel_futures=True)
