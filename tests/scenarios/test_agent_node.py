@@ -19,6 +19,7 @@ from support.site import EXEC, balancer, counter, policy, program, tracer
 
 pytestmark = pytest.mark.root
 PACKETS, EXECS = program("packets", counter()), program("execs", tracer(), EXEC)
+CAPABILITIES = "-all,+bpf,+perfmon,+net_admin"
 BROKEN = program("packets", counter(body="this is no C"))
 
 
@@ -71,6 +72,31 @@ def test_all_kinds_work_together(lab: Lab, api: ApiServer, agent: NodeAgent) -> 
     for backend in ("10.2.1.2", "10.2.2.2"):
         lab.on_node("ping", "-c", "1", "-W", "1", backend)
     assert http_get(lab.client, VIP).startswith("backend")
+
+
+def test_the_capabilities_of_its_pod_suffice(lab: Lab, api: ApiServer, tmp_path: Path) -> None:
+    """What the chart gives. Without SYS_ADMIN neither others' programs nor links by id can be listed."""
+    kinds = [PACKETS, EXECS, balancer("shop"), policy("edge", "Deny")]
+    names = [manifest["metadata"]["name"] for manifest in kinds]
+    api.set_spec(NODE_NAME, [api.put_bundle(manifest) for manifest in kinds])
+    limited = ["setpriv", "--bounding-set", CAPABILITIES, "--inh-caps", "-all", "--no-new-privs"]
+    agent = NodeAgent(lab, api, tmp_path, under=limited)
+    try:
+        agent.start()
+        for name in names:
+            agent.wait_running(name)
+        wait_for("what the kernel has", lambda: agent.node_status().get("features"))
+        before = {name: agent.wait_running(name)["programs"] for name in names}
+        agent.kill()
+        api.clear_status(NODE_NAME)
+        agent.start()
+        assert {name: agent.wait_running(name)["programs"] for name in names} == before, "adopted"
+        api.set_spec(NODE_NAME, [])
+        wait_for("nothing runs", lambda: agent.node_status().get("resources", []) == [])
+        assert pins(agent) == []
+    finally:
+        if agent.process is not None:
+            agent.kill()
 
 
 def test_an_edit_replaces_and_a_removal_leaves_nothing(api: ApiServer, agent: NodeAgent) -> None:

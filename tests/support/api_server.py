@@ -311,8 +311,9 @@ class ApiServer:
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         try:
             await response.prepare(request)
-            while (line := await watch.lines.get()) is not None:
-                await response.write(line)
+            with contextlib.suppress(ConnectionResetError):  # the agent was killed
+                while (line := await watch.lines.get()) is not None:
+                    await response.write(line)
             if request.transport is not None:
                 request.transport.abort()
         finally:

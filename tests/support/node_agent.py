@@ -18,17 +18,39 @@ PORT = 9750
 
 
 class NodeAgent(Running):
-    """A node agent; stop, kill and bpftool are those of `Running`."""
+    """A node agent; stop, kill and bpftool are those of `Running`.
 
-    def __init__(self, lab: Lab, api: ApiServer, folder: Path, options: Sequence[str] = ()) -> None:
+    Args:
+        under: a command that runs the agent, such as setpriv.
+    """
+
+    def __init__(
+        self,
+        lab: Lab,
+        api: ApiServer,
+        folder: Path,
+        options: Sequence[str] = (),
+        under: Sequence[str] = (),
+    ) -> None:
         super().__init__(lab.node_command, folder, options)
         self.api = api
+        self._under = list(under)
         self.kubeconfig = folder / "kubeconfig"
 
     def start(self) -> Self:
         """Start the agent; returns at once."""
         self.kubeconfig.write_text(self.api.kubeconfig())
-        argv = [KUBEBEE, "agent", "--node", NODE_NAME, "--cache", str(self.cache), "--log", "text"]
+        argv = [
+            *self._under,
+            KUBEBEE,
+            "agent",
+            "--node",
+            NODE_NAME,
+            "--cache",
+            str(self.cache),
+            "--log",
+            "text",
+        ]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self._command([*argv, "--kubeconfig", str(self.kubeconfig), *self._options]),
