@@ -195,13 +195,19 @@ class Cluster:
         wanted = nodes or tuple(self.nodes)
 
         def ready() -> bool:
-            return all(self._ready(node) == "True" and self._boot_told(node) for node in wanted)
+            told = self._told_by_nodes()
+            return all(told.get(node.name) == ("True", node.boot_id) for node in wanted)
 
         self.wait_until(ready, f"Ready: {', '.join(node.name for node in wanted)}", within)
 
     def wait_node_not_ready(self, node: Node, within: float = 90) -> None:
         """Wait until the control plane has noticed that a node is gone."""
-        self.wait_until(lambda: self._ready(node) != "True", f"{node.name} not Ready", within)
+
+        def gone() -> bool:
+            ready, _ = self._told_by_nodes().get(node.name, ("", ""))
+            return ready != "True"
+
+        self.wait_until(gone, f"{node.name} not Ready", within)
 
     def wait_available(self, what: str, namespace: str = "default", within: float = _READY_WITHIN_S) -> None:
         """Wait for a rollout, e.g. of ``deployment/coredns``."""
@@ -263,13 +269,15 @@ class Cluster:
             manifest = manifest.replace(name, value)
         self.apply(manifest)
 
-    def _ready(self, node: Node) -> str:
-        conditions = self.get("node", node.name).get("status", {}).get("conditions", [])
-        return next((str(each["status"]) for each in conditions if each["type"] == "Ready"), "")
-
-    def _boot_told(self, node: Node) -> bool:
-        told = self.get("node", node.name)["status"]["nodeInfo"]["bootID"]
-        return bool(told == (node.spec.home / "booted").read_text().strip())
+    def _told_by_nodes(self) -> dict[str, tuple[str, str]]:
+        """By node: the status of its condition Ready, and the boot that it last reported from."""
+        told = {}
+        for node in self.get("nodes")["items"]:
+            status = node.get("status", {})
+            ready = [each["status"] for each in status.get("conditions", []) if each["type"] == "Ready"]
+            boot = status.get("nodeInfo", {}).get("bootID", "")
+            told[node["metadata"]["name"]] = (str(ready[0]) if ready else "", str(boot))
+        return told
 
     def _explain(self) -> str:
         pods = self.kubectl("get", "pods", "-A", "-o", "wide", check=False).stdout

@@ -12,7 +12,7 @@ from cluster.errors import ClusterError
 
 Done = subprocess.CompletedProcess[str]
 _T = TypeVar("_T")
-_POLL_S = 0.1
+_POLL_S = 0.2
 _SHOWN_CHARACTERS = 4000
 
 

@@ -56,6 +56,12 @@ class Node(Host):
         """Its file tree, mounts included, as seen from outside."""
         return Path(f"/proc/{self.pid}/root")
 
+    @property
+    def boot_id(self) -> str:
+        """What its kubelet tells this boot from others by."""
+        booted = self.spec.home / "booted"
+        return booted.read_text() if booted.exists() else ""
+
     def log(self, program: str) -> Path:
         """Log of one of its programs."""
         return self.spec.home / "logs" / f"{program}.log"
