@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,7 +96,7 @@ def build(cache: Path) -> Path:
     if done.is_dir():
         return done
     environment = {**os.environ, "PATH": f"{os.environ['PATH']}:{_GO_ELSEWHERE}", "CGO_ENABLED": "0"}
-    _check_go(environment)
+    check_go(environment)
     unfinished = done.with_name(f"{done.name}.{os.getpid()}")
     unfinished.mkdir(parents=True)
     try:
@@ -115,7 +115,12 @@ def build(cache: Path) -> Path:
     return done
 
 
-def _check_go(environment: dict[str, str]) -> None:
+def check_go(environment: Mapping[str, str]) -> None:
+    """See that a new enough Go is on the path of an environment.
+
+    Raises:
+        ClusterError: there is none.
+    """
     hint = "install Go from Debian's backports or its authors, and put it on PATH"
     if shutil.which("go", path=environment["PATH"]) is None:
         raise ClusterError("there is no go command, which Kubernetes is built with", hint=hint)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
+from pathlib import Path
 
 import pytest
 
-from cluster import binaries
+from cluster import ClusterError, binaries
 from cluster.node_files import pod_routes
 from cluster.spec import MAX_NODES, ClusterSpec
 
@@ -58,3 +59,16 @@ def test_a_number_without_addresses_is_refused(number: int) -> None:
 def test_binaries_say_the_version_that_go_mod_requires() -> None:
     version = binaries.KUBERNETES.version
     assert f"k8s.io/component-base/version.gitVersion={version}" in binaries.linker_flags(binaries.KUBERNETES)
+
+
+def test_a_machine_without_go_is_told_what_to_do() -> None:
+    with pytest.raises(ClusterError, match=r"no go command.*install Go"):
+        binaries.check_go({"PATH": "/nonexistent"})
+
+
+def test_a_go_that_is_too_old_is_named(tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    go.write_text("#!/bin/sh\necho go version go1.19.8 linux/amd64\n")
+    go.chmod(0o755)
+    with pytest.raises(ClusterError, match=r"go1\.19\.8.*older than 1\.24"):
+        binaries.check_go({"PATH": f"{tmp_path}:/usr/bin:/bin"})
