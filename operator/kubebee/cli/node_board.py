@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from time import monotonic
 
 from kubebee.api.v1alpha1.bpfnode import BpfNodeStatus, Feature, ForeignProgram
 from kubebee.bpf import features, inventory
@@ -15,6 +15,8 @@ from kubebee.bpf.syscall import BpfError
 from kubebee.planner.node_status import Outcome, node_status
 
 LOOK_SECONDS = 30.0
+SHOW_SECONDS = 300.0
+"""With every pod container runtimes load programs and drop them: no write by every node each time."""
 
 
 @dataclass
@@ -23,25 +25,29 @@ class NodeBoard:
 
     Attributes:
         seen: others' programs at the last look, None before the first.
-        foreign: those of them that are shown.
+        foreign: those of them that are shown, changed at most every 5 minutes.
     """
 
     status: BpfNodeStatus | None = None
     features: tuple[Feature, ...] = ()
     foreign: tuple[ForeignProgram, ...] = ()
     seen: tuple[ForeignProgram, ...] | None = None
-    looked_at: float = field(default=-LOOK_SECONDS)
+    looked_at: float = float("-inf")
+    shown_at: float = float("-inf")
     kernel: str = field(default_factory=lambda: os.uname().release)
 
     async def look(self) -> bool:
         """Look at the kernel and all its programs if the last look is long ago; returns whether it did."""
-        if time.monotonic() - self.looked_at < LOOK_SECONDS:
+        clock = monotonic()
+        if clock - self.looked_at < LOOK_SECONDS:
             return False
-        self.looked_at = time.monotonic()
+        self.looked_at = clock
         self.features = self.features or await asyncio.to_thread(kernel_features)
         now = await asyncio.to_thread(foreign_programs)
-        self.foreign = now if self.seen is None else lasting(self.foreign, self.seen, now)
+        show = now if self.seen is None else lasting(self.foreign, self.seen, now)
         self.seen = now
+        if show != self.foreign and self.looked_at - self.shown_at >= SHOW_SECONDS:
+            self.foreign, self.shown_at = show, self.looked_at
         return True
 
     def update(self, outcomes: Sequence[Outcome], now: str) -> BpfNodeStatus:
