@@ -135,6 +135,13 @@ class Cluster(RuleBasedStateMachine):
             for write in writes[: len(writes) - data.draw(st.integers(0, len(writes)))]:
                 self.make(plan, write)
 
+    @rule(data=st.data())
+    def write_one(self, data: st.DataObject) -> None:
+        plan = self.plan()
+        writes = self.cluster.writes(plan)
+        if writes:
+            self.make(plan, writes[data.draw(st.integers(0, len(writes) - 1))])
+
     @rule()
     def rest(self) -> None:
         """With nothing else happening, a few plans leave nothing to write."""

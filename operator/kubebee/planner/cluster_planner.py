@@ -17,7 +17,7 @@ from kubebee.planner.events import NodeNews, Told
 from kubebee.planner.members import Version, recorded_version, stable_version
 from kubebee.planner.nodes import BpfNodeRecord, Ref
 from kubebee.planner.plan import ResourceKey
-from kubebee.planner.resource_plan import Outlook, ResourcePlan, plan_resource
+from kubebee.planner.resource_plan import KnownMember, Outlook, ResourcePlan, plan_resource
 from kubebee.planner.selection import Labels, Selection, selects
 
 
@@ -69,6 +69,7 @@ class ClusterPlanner:
         self._told = Told()
         self._refused: dict[ResourceKey, KubebeeError] = {}
         self._warnings: dict[ResourceKey, tuple[str, ...]] = {}
+        self._members: dict[ResourceKey, dict[str, KnownMember]] = {}
         self._dirty: set[ResourceKey] = set()
         self._changed = True  # since the last plan, or that asked for something
         self._due: dict[ResourceKey, datetime] = {}
@@ -122,6 +123,8 @@ class ClusterPlanner:
         if node is not None:
             self._touch(*self._concerning(node))
             self._selection.drop(name)
+            for known in self._members.values():
+                known.pop(name, None)
             self._conflicts_stale, self._placement = True, None
 
     def put_bpf_node(self, record: BpfNodeRecord) -> None:
@@ -235,6 +238,8 @@ class ClusterPlanner:
         for key, plan in plans.items():
             if plan.nothing:
                 self._dirty.discard(key)
+                if key not in self._candidates:
+                    self._members.pop(key, None)
             self._due.pop(key, None)
             if plan.due is not None:
                 self._due[key] = plan.due
@@ -263,7 +268,8 @@ class ClusterPlanner:
         if candidate is not None and refused is not None and candidate.wish.error is None:
             candidate = replace(candidate, wish=replace(candidate.wish, error=refused))
         holders: Set[str] = self._holders.get(key, set())
-        outlook = Outlook(key, candidate, chosen, holders, self._nodes, self._records, self._there)
+        known = self._members.setdefault(key, {})
+        outlook = Outlook(key, candidate, chosen, holders, self._nodes, self._records, self._there, known)
         return plan_resource(outlook, self._warnings.get(key, ()), now)
 
     def _look_for_conflicts(self) -> None:

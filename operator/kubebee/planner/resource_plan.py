@@ -23,6 +23,16 @@ from kubebee.planner.selection import is_canary
 from kubebee.planner.wire import Encoded
 
 
+@dataclass(frozen=True, slots=True)
+class KnownMember:
+    """A member and what it was made of: nothing else changes it, and most stay from plan to plan."""
+
+    node: ClusterNode
+    record: BpfNodeRecord | None
+    rollout: Rollout | None
+    member: Member
+
+
 @dataclass(frozen=True)
 class Outlook:
     """A resource and all that bears upon it.
@@ -33,6 +43,7 @@ class Outlook:
         holders: nodes whose BpfNode names it, in spec or status.
         nodes, records: of the cluster.
         there: whether a version's bundle is there to be named.
+        known: members of earlier plans by name, brought up to date.
     """
 
     key: ResourceKey
@@ -42,6 +53,7 @@ class Outlook:
     nodes: Mapping[str, ClusterNode]
     records: Mapping[str, BpfNodeRecord]
     there: Callable[[Version], bool]
+    known: dict[str, KnownMember]
 
     def others(self) -> list[Member]:
         """Nodes of the cluster that have it and are not chosen, in order of name."""
@@ -57,7 +69,14 @@ class Outlook:
         return self.members(sorted(name for name in self.holders if name in self.nodes))
 
     def _member(self, node: ClusterNode, rollout: Rollout | None) -> Member:
-        record = self.records.get(node.name)
+        known, record = self.known.get(node.name), self.records.get(node.name)
+        if known and known.node is node and known.record is record and known.rollout is rollout:
+            return known.member
+        member = self._made(node, record, rollout)
+        self.known[node.name] = KnownMember(node, record, rollout, member)
+        return member
+
+    def _made(self, node: ClusterNode, record: BpfNodeRecord | None, rollout: Rollout | None) -> Member:
         ref = record.bundles.get(self.key) if record else None
         return Member(
             name=node.name,
