@@ -2,7 +2,7 @@
 
 Only a plain subset is read: block mappings and sequences, values that end with their line, comments. All else
 (anchors, tags, block scalars, escapes, tabs) raises UnusualError, and the caller asks PyYAML. What is read
-equals what `yaml.safe_load` returns; the tests compare both on generated text.
+equals what its CSafeLoader returns; the tests compare both on generated text.
 
 A block is cut into its entries by indentation, with one expression for each level. So the items of the
 outermost lists, such as frontends, are known by their text before anything of them is parsed (see
