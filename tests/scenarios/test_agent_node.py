@@ -114,6 +114,17 @@ def test_an_edit_replaces_and_a_removal_leaves_nothing(api: ApiServer, agent: No
     assert pins(agent) == []
 
 
+def test_an_agent_that_ends_with_nothing_to_run_leaves_no_file(api: ApiServer, agent: NodeAgent) -> None:
+    api.set_spec(NODE_NAME, [api.put_bundle(PACKETS)])
+    agent.start()
+    agent.wait_running("packets")
+    generation = api.set_spec(NODE_NAME, [])
+    agent.wait_observed(generation)
+    assert agent.stop(signal.SIGTERM) == 0
+    agent.run("test", "!", "-e", "/sys/fs/bpf/kubebee")
+    assert list(agent.cache.iterdir()) == []
+
+
 def test_a_version_that_does_not_compile_leaves_the_old_one_running(api: ApiServer, agent: NodeAgent) -> None:
     api.set_spec(NODE_NAME, [api.put_bundle(PACKETS)])
     agent.start()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -32,6 +33,8 @@ DEFAULT_NAMESPACE = "kubebee-system"
 API_PATIENCE = 1.0
 """Seconds to wait for the API server before the plan on disk is acted on: readiness takes under 2 s."""
 LAST_WORDS = 2.0
+_CACHED = ("node", "facts", "objects", "running", "vmlinux")
+"""What is in the cache folder; the folder itself may be anybody's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +181,8 @@ async def _run(setup: _Setup) -> None:
         loop.add_signal_handler(signal.SIGHUP, made.rescan)
         async with _served(setup, made, store, loader, api):
             await _until_stopped(made, store, stop)
+    if store.wants_nothing:
+        _leave_nothing(setup)
 
 
 async def _until_stopped(agent: Agent, store: NodeStore, stop: asyncio.Event) -> None:
@@ -200,6 +205,15 @@ async def _until_stopped(agent: Agent, store: NodeStore, stop: asyncio.Event) ->
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _leave_nothing(setup: _Setup) -> None:
+    """Of a node that shall run nothing no file stays: this may be the last loader that it ever has."""
+    from kubebee.loader.pins import PinRoot
+
+    PinRoot(setup.bpffs).remove_all()
+    for name in _CACHED:
+        shutil.rmtree(setup.cache / name, ignore_errors=True)
 
 
 @contextlib.asynccontextmanager

@@ -64,6 +64,11 @@ class NodeStore:
         self._in_force: dict[ResourceKey, tuple[BundleRef, Declared]] = {}
         self._saved: tuple[Wanted, tuple[BundleRef, ...]] | None = None
 
+    @property
+    def wants_nothing(self) -> bool:
+        """Whether the spec in force was read and names nothing to run."""
+        return self._wanted is not None and not self._wanted.bundles
+
     # -- as the agent's store --------------------------------------------------------------------------------
 
     def scan(self) -> Snapshot:
