@@ -2,7 +2,7 @@
 PYTHON := .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup run test test-kernels lint crds bench cluster cluster-down e2e
+.PHONY: help setup run test test-kernels lint crds manifests bench cluster cluster-down e2e
 NODES := 2
 CLUSTER := PYTHONPATH=e2e $(PYTHON) -m cluster
 
@@ -39,6 +39,9 @@ lint: setup  ## ruff, mypy, import contracts, drift of crds/
 
 crds: setup  ## generate crds/ and docs/reference.md from the models
 	@$(PYTHON) -m kubebee.cli.main crds
+
+manifests: setup  ## generate manifests/, and the chart's CRDs and README
+	@PYTHONPATH=e2e $(PYTHON) -m helm manifests
 
 bench: setup  ## every benchmark, as JSON lines
 	@for each in benchmarks/*.py; do $(PYTHON) $$each || exit 1; done

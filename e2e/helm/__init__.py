@@ -1,0 +1,1 @@
+"""Helm 3 and 4 as tools of their own Go modules, and what is made of the chart with them."""
