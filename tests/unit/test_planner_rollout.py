@@ -323,6 +323,7 @@ def test_an_edit_that_comes_to_the_same_version_changes_no_node() -> None:
     cluster.apply(program("v1", rollout={"maxUnavailable": 1}))
     settle(cluster)
     assert cluster.status()["observedGeneration"] == 2
+    assert cluster.status()["rollout"]["generation"] == 1
     assert specs == {name: document["metadata"]["generation"] for name, document in cluster.bpf_nodes.items()}
 
 

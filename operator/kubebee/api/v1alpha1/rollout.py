@@ -41,15 +41,15 @@ class Rollout(ApiModel):
     """How a new generation reaches the nodes."""
 
     max_unavailable: IntOrPercent = "100%"
-    """How many nodes may be at work on a new generation at the same time; a percentage is rounded up, and it is
-    at least one."""
+    """How many nodes may be at work on a new generation at the same time; a percentage is rounded up, and it
+    is at least one."""
     canary: Canary | None = None
     """Nodes that go first."""
     paused: Bool = False
     """Keep every node at what it runs now; a node that joins gets the last good generation."""
     auto_rollback: Bool = False
-    """Go back to the last good generation on all nodes when one fails: at once where only an edit can mend it,
-    else after a minute."""
+    """Go back to the last good generation on all nodes when one fails: at once where only an edit can mend
+    it, else after a minute."""
 
 
 class RolloutStatus(StatusModel):
