@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import ssl
 from pathlib import Path
 
 import kopf
 from kubernetes.client.api_client import ApiClient
 from kubernetes.client.configuration import Configuration
 from kubernetes.config import ConfigException, load_incluster_config, load_kube_config
+from urllib3.util.ssl_ import create_urllib3_context
 
 from kubebee.errors import KubebeeError
+
+
+STRICT = ssl.VERIFY_X509_STRICT
+"""On by default from Python 3.13: a cluster's own authority must then have extensions (RFC 5280: key usage)
+that kubectl and kubelets do not ask for. Names, dates and the chain are checked without it too."""
 
 
 class AccessError(KubebeeError):
@@ -43,14 +50,27 @@ def client(kubeconfig: Path | None, connections: int) -> ApiClient:
         raise AccessError(
             f"no cluster: {error}", where=str(kubeconfig or ""), hint="--kubeconfig FILE names a cluster"
         ) from error
-    return ApiClient(configuration)
+    api = ApiClient(configuration)
+    context = create_urllib3_context()
+    context.verify_flags &= ~STRICT
+    api.rest_client.pool_manager.connection_pool_kw["ssl_context"] = context  # the rest is loaded into it
+    return api
+
+
+class _Connection(kopf.ConnectionInfo):
+    """As kopf has it, asking no more of the certificate authority than other clients do."""
+
+    def as_ssl_context(self) -> ssl.SSLContext:
+        context = super().as_ssl_context()
+        context.verify_flags &= ~STRICT
+        return context
 
 
 def for_kopf(configuration: Configuration) -> kopf.ConnectionInfo:
     """The same access for kopf, with the token as it is now: kopf asks again when it is refused."""
     settings = configuration.auth_settings()
     scheme, _, token = str(settings["BearerToken"]["value"] if settings else "").partition(" ")
-    return kopf.ConnectionInfo(
+    return _Connection(
         server=configuration.host,
         ca_path=configuration.ssl_ca_cert,
         insecure=not configuration.verify_ssl,
