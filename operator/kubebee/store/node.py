@@ -233,10 +233,21 @@ class NodeStore:
             assert wanted is not None
             lacking = {ref.hash: ref for ref in wanted.bundles if ref.hash not in self._decoded}
             done = await asyncio.gather(*(self._get(ref) for ref in lacking.values()))
-            if wanted is self._newest and (wanted != self._wanted or any(done)):
+            news = wanted != self._wanted or any(done)
+            if wanted is self._newest and news and not self._unheard_of(wanted):
                 self._put_in_force(wanted)
             retry = any(self._errors[h].may_pass for h in lacking if h in self._errors)
             wait = backoff.next() if retry else None
+
+    def _unheard_of(self, wanted: Wanted) -> bool:
+        """Whether after a start something is not known that may run already: without it, it would be removed.
+
+        A ConfigMap that is not there is an answer; that the API server gave none is not.
+        """
+        if self._wanted is not None:
+            return False
+        errors = (self._errors.get(ref.hash) for ref in wanted.bundles if ref.key not in self._in_force)
+        return any(isinstance(error, ApiError) and error.reason != "BundleMissing" for error in errors)
 
     async def _get(self, ref: BundleRef) -> bool:
         """Have a bundle decoded or its error known; returns whether that is news."""
@@ -276,6 +287,11 @@ class NodeStore:
                 raise wire.BundleError(f"bundle {ref.hash} is of {declared.key}, not of {ref.key}")
         except KubebeeError as error:
             self._errors[ref.hash] = error
+            return False
+        except Exception as error:  # one resource must not end the loader of all
+            log.exception("bundle %s can't be read", ref.hash)
+            said, hint = f"{type(error).__name__}: {error}", "this is a fault of kubebee: please report it"
+            self._errors[ref.hash] = KubebeeError(said, reason="InternalError", hint=hint)
             return False
         self._decoded[ref.hash] = declared
         self._errors.pop(ref.hash, None)
