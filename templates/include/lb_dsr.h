@@ -12,25 +12,35 @@
 #define LB_OUTER_TTL 64
 #define LB_IP_DF 0x4000
 
+/* A header without options, as words: five stores instead of ten. */
 static __always_inline void lb_outer_header(struct iphdr *ip, const struct lb_route *route, __u8 tos)
 {
-	lb_sum sum;
+	__be32 *words = (__be32 *)ip;
+	__be32 first = bpf_htonl(0x45000000 | tos << 16 | route->tot_len); /* tos: RFC 6040 */
+	__be32 second = bpf_htonl(LB_IP_DF); /* unfragmentable, so its id, 0, need not be unique (RFC 6864) */
+	__be32 third = bpf_htonl(LB_OUTER_TTL << 24 | IPPROTO_IPIP << 16);
 
-	ip->version = 4;
-	ip->ihl = sizeof(*ip) / 4;
-	ip->tos = tos; /* carries DSCP and ECN through the tunnel (RFC 6040) */
-	ip->tot_len = bpf_htons(route->tot_len);
-	ip->id = 0; /* unfragmentable, so it need not be unique (RFC 6864) */
-	ip->frag_off = bpf_htons(LB_IP_DF);
-	ip->ttl = LB_OUTER_TTL;
-	ip->protocol = IPPROTO_IPIP;
-	ip->saddr = route->saddr;
-	ip->daddr = route->daddr;
+	__u16 check = ~lb_sum_fold((lb_sum)first + second + third + route->saddr + route->daddr);
 
-	sum = bpf_htons(0x4500 | tos) + ip->tot_len + bpf_htons(LB_IP_DF);
-	sum += bpf_htons(LB_OUTER_TTL << 8 | IPPROTO_IPIP);
-	sum += (__u64)route->saddr + route->daddr;
-	ip->check = ~lb_sum_fold(sum);
+	words[0] = first;
+	words[1] = second;
+	words[2] = third | bpf_htonl(bpf_ntohs(check)); /* its last two bytes */
+	words[3] = route->saddr;
+	words[4] = route->daddr;
+}
+
+/* The hop by the kernel's routes, for backends whose next hop user space does not know. */
+static __always_inline int lb_dsr_route(struct xdp_md *ctx, const struct kb_packet *packet,
+					const struct lb_route *route, struct lb_hop *hop)
+{
+	const struct lb_route route_copy = *route; /* the caller's is never pointed to, and stays in registers */
+	struct lb_hop found;
+	int error = lb_route(ctx, &route_copy, &found);
+
+	if (error == LB_HOP_UNRESOLVED) /* the kernel takes what is addressed to its own MAC */
+		__builtin_memcpy(found.macs, packet->data, LB_MAC_BYTES);
+	*hop = found;
+	return error;
 }
 
 /*
@@ -41,27 +51,32 @@ static __always_inline int lb_dsr(struct xdp_md *ctx, const struct kb_packet *pa
 				  const struct kb_lb_config *config, const struct lb_choice *choice,
 				  __u32 hash, bool new_connection)
 {
+	const struct kb_lb_backend *backend = choice->backend;
 	__u32 inner_len = bpf_ntohs(packet->ip->tot_len);
 	__u32 outer_len = inner_len + sizeof(struct iphdr);
 	__u8 tos = packet->ip->tos;
 	struct lb_route route = {
 		.saddr = config->encap_source | (hash & config->encap_host_mask),
-		.daddr = choice->backend->address,
+		.daddr = backend->address,
 		.tot_len = outer_len,
 		.protocol = IPPROTO_IPIP,
 	};
 	struct ethhdr *eth;
 	struct iphdr *ip;
 	struct lb_hop hop;
-	int error;
+	int error = 0;
 
 	if (outer_len > 0xffff)
 		return kb_drop(KB_DROP_LB_MTU);
-	error = lb_backend_hop(ctx, choice->backend, &route, &hop);
-	if (error > 0)
-		return kb_drop(error);
-	if (error == LB_HOP_UNRESOLVED) /* the kernel takes what is addressed to its own MAC */
-		__builtin_memcpy(hop.macs, packet->data, LB_MAC_BYTES);
+	if (backend->flags & LB_BE_NEXT_HOP) {
+		if (outer_len > backend->mtu)
+			return kb_drop(KB_DROP_LB_MTU);
+		lb_hop_of(backend, &hop);
+	} else {
+		error = lb_dsr_route(ctx, packet, &route, &hop);
+		if (error > 0)
+			return kb_drop(error);
+	}
 	if (bpf_xdp_adjust_head(ctx, -(int)sizeof(struct iphdr)))
 		return kb_drop(KB_DROP_LB_HEADROOM);
 
@@ -69,7 +84,7 @@ static __always_inline int lb_dsr(struct xdp_md *ctx, const struct kb_packet *pa
 	ip = (void *)(eth + 1);
 	if ((void *)(ip + 1) > (void *)(long)ctx->data_end)
 		return kb_drop(KB_DROP_TRUNCATED);
-	__builtin_memcpy(eth, hop.macs, LB_MAC_BYTES);
+	lb_write_macs(eth, &hop);
 	eth->h_proto = bpf_htons(ETH_P_IP);
 	lb_outer_header(ip, &route, tos);
 

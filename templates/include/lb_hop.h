@@ -18,9 +18,9 @@
 #define LB_HOP_UNRESOLVED (-1)
 
 struct lb_hop {
+	__u8 macs[LB_MAC_BYTES]; /* destination, then source: as a frame starts */
 	__u32 ifindex;
-	__u8 macs[LB_MAC_BYTES];
-};
+} __attribute__((aligned(8)));
 
 struct lb_route {
 	__be32 saddr;
@@ -61,6 +61,20 @@ static __noinline int lb_route(struct xdp_md *ctx, const struct lb_route *route,
 	return 0;
 }
 
+/* Both as two words: member by member, 12 bytes would be 12 loads and 12 stores. */
+static __always_inline void lb_hop_of(const struct kb_lb_backend *backend, struct lb_hop *hop)
+{
+	*(__u64 *)hop->macs = *(const __u64 *)backend->macs;
+	*(__u32 *)(hop->macs + 8) = *(const __u32 *)(backend->macs + 8);
+	hop->ifindex = backend->ifindex;
+}
+
+static __always_inline void lb_write_macs(void *frame, const struct lb_hop *hop)
+{
+	*(__u64 *)frame = *(const __u64 *)hop->macs;
+	*(__u32 *)(frame + 8) = *(const __u32 *)(hop->macs + 8);
+}
+
 /* The hop that user space keeps in the backend, else a route lookup. Returns as lb_route(). */
 static __always_inline int lb_backend_hop(struct xdp_md *ctx, const struct kb_lb_backend *backend,
 					  const struct lb_route *route, struct lb_hop *hop)
@@ -69,8 +83,7 @@ static __always_inline int lb_backend_hop(struct xdp_md *ctx, const struct kb_lb
 		return lb_route(ctx, route, hop);
 	if (route->tot_len > backend->mtu)
 		return KB_DROP_LB_MTU;
-	hop->ifindex = backend->ifindex;
-	__builtin_memcpy(hop->macs, backend->macs, LB_MAC_BYTES);
+	lb_hop_of(backend, hop);
 	return 0;
 }
 

@@ -65,7 +65,7 @@ static __always_inline int lb_forward(struct xdp_md *ctx, const struct kb_packet
 		return lb_rewrite(packet, to, 0) ? XDP_PASS : kb_drop(KB_DROP_TRUNCATED);
 	if (!lb_rewrite(packet, to, 1))
 		return kb_drop(KB_DROP_TRUNCATED);
-	__builtin_memcpy(packet->data, hop->macs, LB_MAC_BYTES);
+	lb_write_macs(packet->data, hop);
 	return lb_leave(ctx, hop);
 }
 
