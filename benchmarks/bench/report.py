@@ -3,9 +3,10 @@
 ::
 
     {"name": ..., "machine": {"kernel", "cpus", "cpu_model", "memory_gib"}, "aim": ..., "runs": ...,
-     "figures": {"<case>": {"unit", "median", "min", "max"[, "aim", "met"]}}, "notes": {...}}
+     "figures": {"<case>": {"unit", "median", "min", "max"[, "lower_quartile", "upper_quartile"]
+                            [, "aim", "met"]}}, "notes": {...}}
 
-A figure that was taken once has equal median, min and max.
+A figure that was taken once has equal median, min and max; quartiles need 20 values.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 Number = float | int
+
+_ENOUGH_FOR_QUARTILES = 20
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,9 @@ class Figure:
             "min": _short(min(self.values)),
             "max": _short(max(self.values)),
         }
+        if len(self.values) >= _ENOUGH_FOR_QUARTILES:
+            lower, _, upper = statistics.quantiles(self.values)
+            summary |= {"lower_quartile": _short(lower), "upper_quartile": _short(upper)}
         if self.aim is not None:
             summary |= {"aim": self.aim, "met": statistics.median(self.values) <= self.aim}
         return summary
