@@ -64,8 +64,8 @@ class Stage:
 
     @property
     def identity(self) -> str:
-        """Equal for stages that make an equal part of a chain."""
-        return f"{self.key}:{self.function}:{self.load_hash}:{self.proceed_mask}:{self.run_map.info.id}"
+        """Equal for stages that make an equal part of a chain; of each function the run map is its own."""
+        return f"{self.function}:{self.load_hash}:{self.proceed_mask}:{self.run_map.info.id}"
 
 
 @dataclass(frozen=True, slots=True)

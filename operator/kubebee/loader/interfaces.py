@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kubebee.bpf.attach import XdpMode, attach_xdp
@@ -191,6 +191,20 @@ class XdpInterfaces:
         for active in self.active.values():
             active.interface = names[active.ifindex]
         self.active = {active.interface: active for active in self.active.values()}
+
+    def rename_unit(self, old: ResourceKey, new: ResourceKey) -> None:
+        """Know the stages of a unit by another name."""
+        for active in self.active.values():
+            stages = (replace(one, key=new) if one.key == old else one for one in active.chain.stages)
+            active.chain = Chain(tuple(stages))
+
+    def leaving(self, interface: str, chain: Chain | None) -> set[ResourceKey]:
+        """Units with a stage that `interface` runs and that `chain` does not have."""
+        active = self.active.get(interface)
+        if active is None:
+            return set()
+        stay = {(one.key, one.function) for one in (chain.stages if chain else ())}
+        return {one.key for one in active.chain.stages if (one.key, one.function) not in stay}
 
     def detach(self, interface: str) -> None:
         """Let `interface` run nothing of ours."""

@@ -7,6 +7,7 @@ new one can't be built, and what the old one was made of would be known to nobod
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -39,6 +40,13 @@ class LastGood:
             return _adapter().validate_json(self._path(key).read_bytes())
         except (OSError, ValidationError):
             return None
+
+    def rename(self, old: ResourceKey, new: ResourceKey) -> None:
+        """Know a unit by another name."""
+        unit = self.load(old)
+        if unit is not None:
+            self.save(replace(unit, key=new))
+            self._path(old).unlink(missing_ok=True)
 
     def keep_only(self, keys: Iterable[ResourceKey]) -> None:
         """Forget all other resources: one that is made anew under an old name has no past."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
@@ -27,7 +27,7 @@ from kubebee.loader.compiled import Compiled, load_hash
 from kubebee.loader.counted import RUN_MAP
 from kubebee.loader.drivers import driver_for
 from kubebee.loader.facts import MapSchema
-from kubebee.loader.pins import PinRoot
+from kubebee.loader.pins import PinRoot, unit_directory
 from kubebee.loader.unit import Rank, Unit
 from kubebee.planner.plan import FunctionPlan, ResourceKey, Toolchain
 
@@ -83,6 +83,19 @@ class Loaded:
             program.close()
         for opened in self.struct_ops:
             opened.close()
+
+    def rename(self, new: ResourceKey) -> None:
+        """Be known by another name; pins are renamed already."""
+        old, folder = unit_directory(self.unit.key), unit_directory(new)
+
+        def renamed(paths: set[Path]) -> set[Path]:
+            return {
+                path.parent.with_name(folder) / path.name if path.parent.name == old else path
+                for path in paths
+            }
+
+        self.map_pins, self.program_pins = renamed(self.map_pins), renamed(self.program_pins)
+        self.unit = replace(self.unit, key=new)
 
     def repin(self, pins: PinRoot) -> None:
         """Pin everything again where pins are gone."""

@@ -29,6 +29,7 @@ from kubebee.loader.pins import PinError, PinRoot, unit_directory
 from kubebee.loader.placing import Wanted, place
 from kubebee.loader.prewarm import prewarm
 from kubebee.loader.state import Pass, UnitState
+from kubebee.loader.succession import successors
 from kubebee.loader.undecided import undecided_chains
 from kubebee.loader.unit import Rank, Unit, units_of
 from kubebee.loader.unit_report import attached_of, unit_report
@@ -74,6 +75,7 @@ class Loader:
         self.states: dict[ResourceKey, UnitState] = {}
         self._happenings: list[Happening] = []
         self._plan = NodePlan()
+        self._policies_before: Sequence[PolicyUnit] = ()
         self._local: frozenset[int] = frozenset()
         self._places: _Places | None = None
 
@@ -114,15 +116,11 @@ class Loader:
             for key, state in self.states.items():
                 self._fail(key, describe(error, Stage.ATTACH), state.failure)
             return self.report()
-        units = {unit.key: unit for unit in units_of(plan)}
+        units = self._units(plan)
         host = self._host()
         places = _Places(dict(host.interfaces), host.primary())
         moved = places != self._places  # nothing of an unchanged unit can have another place otherwise
         self._places = places
-        for key in plan.held:
-            held = self.states[key].wanted if key in self.states else self._last_good.load(key)
-            if held is not None and key not in units:
-                units[key] = held
         removed = [key for key in self.states if key not in units]
         run = Pass(host)
         await self._prepare_all(units, run, moved=moved)
@@ -142,6 +140,18 @@ class Loader:
         self._settle(run)
         self._collect_garbage(frozenset().union(*(chain.pins for chain in run.undecided)))
         return self.report()
+
+    def _units(self, plan: NodePlan) -> dict[ResourceKey, Unit]:
+        """What shall run; what goes on under another name has it from here on."""
+        for old, new in successors(self._policies_before, plan.policies, plan.held).items():
+            self._rename(old, new)
+        self._policies_before = plan.policies
+        units = {unit.key: unit for unit in units_of(plan)}
+        for key in plan.held:
+            held = self.states[key].wanted if key in self.states else self._last_good.load(key)
+            if held is not None and key not in units:
+                units[key] = held
+        return units
 
     # -- prepare ---------------------------------------------------------------------------------------------
 
@@ -278,17 +288,39 @@ class Loader:
     async def _attach_xdp(self, run: Pass) -> None:
         chains = await self._loadable_chains(run)
         self.xdp.follow_names(run.host.interfaces)
-        for interface, wanted in chains.items():
-            try:
-                program = await self.xdp.program(wanted.chain)
-                self.xdp.attach(interface, wanted.ifindex, wanted.mode, wanted.chain, program)
-            except (KubebeeError, OSError) as error:
-                failure = describe(error, Stage.ATTACH)
-                for key in {stage.key for stage in wanted.chain.stages}:
-                    self._fail(key, failure, self.states[key].failure)
-        for interface in [name for name in self.xdp.active if name not in chains]:
-            self.xdp.detach(interface)
+        leaving = {
+            name: self.xdp.leaving(name, chains[name].chain if name in chains else None) & run.versions.keys()
+            for name in {*chains, *self.xdp.active}
+        }
+        failed: set[ResourceKey] = set()
+        # Where a stage leaves comes last: one that fails where it shall be now stays where it is.
+        for interface in sorted(leaving, key=lambda name: (bool(leaving[name]), name)):
+            wanted = chains.get(interface)
+            if leaving[interface] & failed:
+                self._leave_as_it_is(interface, wanted)
+            elif wanted is None:
+                self.xdp.detach(interface)
+            else:
+                failed |= await self._attach_chain(interface, wanted)
         self.xdp.drop_unused()
+
+    async def _attach_chain(self, interface: str, wanted: Wanted) -> set[ResourceKey]:
+        """Attach; returns the units that failed by it."""
+        try:
+            program = await self.xdp.program(wanted.chain)
+            self.xdp.attach(interface, wanted.ifindex, wanted.mode, wanted.chain, program)
+        except (KubebeeError, OSError) as error:
+            failure, keys = describe(error, Stage.ATTACH), {stage.key for stage in wanted.chain.stages}
+            for key in keys:
+                self._fail(key, failure, self.states[key].failure)
+            return keys
+        return set()
+
+    def _leave_as_it_is(self, interface: str, wanted: Wanted | None) -> None:
+        """Let a chain go on; those that shall run there in a newer version wait."""
+        running = {stage.identity for stage in self.xdp.active[interface].chain.stages}
+        for stage in wanted.chain.stages if wanted is not None else ():
+            self.states[stage.key].waits |= stage.identity not in running
 
     async def _loadable_chains(self, run: Pass) -> dict[str, Wanted]:
         """The chain of each interface; a stage that makes its chain fail is taken back or left out."""
@@ -378,6 +410,20 @@ class Loader:
         elif key.kind == "HostPolicy":
             self.policies.pop(key, None)
         self._tell(key, "Removed", f"{self._node}: detached and unloaded")
+
+    def _rename(self, old: ResourceKey, new: ResourceKey) -> None:
+        """Let a unit go on under another name: its maps, its place in chains, what is known of it."""
+        if old not in self.states or new in self.states:
+            return
+        self._compiler.forget(old)
+        self._pins.rename_unit(old, new)
+        self._last_good.rename(old, new)
+        self.xdp.rename_unit(old, new)
+        state = self.states[new] = self.states.pop(old)
+        if state.active is not None:
+            state.active.rename(new)
+        if old in self.policies:
+            self.policies[new] = self.policies.pop(old)
 
     def _settle(self, run: Pass) -> None:
         """What is attached now is the active version of its unit."""

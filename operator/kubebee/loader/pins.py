@@ -159,6 +159,12 @@ class PinRoot:
         """Marks of all qdiscs that we made."""
         yield from sorted((self.root / "q").glob("*"))
 
+    def rename_unit(self, old: ResourceKey, new: ResourceKey) -> None:
+        """Let everything of a unit be another's, of which nothing is pinned."""
+        for part in ("m", "p", "l"):
+            if self._in(part, old).is_dir():
+                self._in(part, old).rename(self._in(part, new))
+
     def all_pins(self) -> Iterator[Path]:
         """Every pinned object of this instance, links first: what is attached goes before what it uses."""
         for part in ("l", "p", "m"):
