@@ -19,7 +19,7 @@ from kernels.packages import KernelImage, KernelTestError
 _BOOT = "console=ttyS0 quiet panic=-1 oops=panic lsm=landlock,lockdown,yama,apparmor,bpf"
 _EXIT = b"kernel-test-exit: "
 _JOB = """#!/bin/sh
-export HOME=/root PATH={path} LANG=C.UTF-8 TERM=dumb
+export HOME=/root PATH={path} LANG=C.UTF-8 TERM=dumb KUBEBEE_TEST_PATIENCE=10
 cd {folder} && timeout --kill-after=5 {seconds} {command}
 echo "kernel-test-exit: $?"
 sleep 1 # the serial port has a buffer

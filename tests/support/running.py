@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from typing import Any, Self, TypeVar
 import yaml
 
 KUBEBEE = str(Path(sys.executable).with_name("kubebee"))
+PATIENCE = float(os.environ.get("KUBEBEE_TEST_PATIENCE", "1"))
+"""Times that everything may take longer here: under qemu a compiler needs seconds, not milliseconds."""
 DEADLINE_S = 30.0
 _T = TypeVar("_T")
 
@@ -27,7 +30,7 @@ class NotReachedError(AssertionError):
 
 def wait_for(what: str, look: Callable[[], _T], deadline: float = DEADLINE_S) -> _T:
     """Look until `look` returns something true; what it raised last is part of the error."""
-    end = time.monotonic() + deadline
+    end = time.monotonic() + deadline * PATIENCE
     last: object = None
     while time.monotonic() < end:
         try:
@@ -135,7 +138,8 @@ class Running:
 
     def run(self, *argv: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a command on the node."""
-        done = subprocess.run(self._command(argv), capture_output=True, text=True, timeout=60, check=False)
+        limit = 60 * PATIENCE
+        done = subprocess.run(self._command(argv), capture_output=True, text=True, timeout=limit, check=False)
         assert not check or done.returncode == 0, f"{argv}: {done.stdout}{done.stderr}"
         return done
 
