@@ -13,7 +13,6 @@ from urllib3.util.ssl_ import create_urllib3_context
 
 from kubebee.errors import KubebeeError
 
-
 STRICT = ssl.VERIFY_X509_STRICT
 """On by default from Python 3.13: a cluster's own authority must then have extensions (RFC 5280: key usage)
 that kubectl and kubelets do not ask for. Names, dates and the chain are checked without it too."""

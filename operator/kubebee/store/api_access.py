@@ -109,7 +109,7 @@ class ApiAccess:
 
     def _context(self) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=self._authority, cadata=self._authority_pem or None)
-        # Python 3.13 asks more of a cluster's own authority (RFC 5280: key usage) than kubectl and kubelets do.
+        # Python 3.13 asks more of a cluster's authority (RFC 5280: key usage) than kubectl and kubelets do.
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT
         if not self._verify:
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
