@@ -26,8 +26,9 @@ from kubebee.planner.plan import ResourceKey
 from kubebee.store.backoff import Backoff
 
 log = logging.getLogger("kubebee.controller")
-GATHER_SECONDS = 0.05
-"""News of one change come in many; this long they are gathered before a round."""
+GATHER_SECONDS = (0.05, 0.5)
+"""News of one change come in many. They are gathered for twice as long as the last planning took, within these
+bounds: a thousand reports are a few rounds, not hundreds, and the edit of a small cluster does not wait."""
 LIST_SECONDS = 300.0
 """Between whole lists, which find what no watch told."""
 LOOK_SECONDS = 1.0
@@ -66,24 +67,26 @@ class Worker:
         self._counts: Counter[str] = Counter()
         self._known: set[tuple[str, ...]] = set()
         self._next_list = 0.0
+        self._planning = 0.0
         self.listed = threading.Event()
 
     def run(self, stop: threading.Event, may_act: Callable[[], bool]) -> None:
         """Round after round until it is stopped or may not act any more."""
         backoff = Backoff()
-        wait = 0.0
+        due = 0.0
         while not stop.is_set() and may_act():
-            self._inbox.wait(min(wait, LOOK_SECONDS)) if wait else None
-            wait = max(0.0, wait - LOOK_SECONDS) if not len(self._inbox) and wait > LOOK_SECONDS else 0.0
-            if wait:
+            rest = due - time.monotonic()
+            if rest > 0 and not len(self._inbox):
+                self._inbox.wait(min(rest, LOOK_SECONDS))
                 continue
-            stop.wait(GATHER_SECONDS)
+            stop.wait(min(max(GATHER_SECONDS[0], 2 * self._planning), GATHER_SECONDS[1]))
             try:
-                wait = self._round()
+                due = time.monotonic() + self._round()
                 backoff.reset()
             except ApiError as error:
                 wait = backoff.next(error.retry_after)
                 log.warning("%s; next try in %.1f s", error, wait, extra={"reason": error.reason})
+                stop.wait(wait)
             except NotHeldError:
                 log.warning("the Lease is lost: writing stops")
                 return
@@ -106,10 +109,10 @@ class Worker:
         planned_at = time.monotonic()
         moment = datetime.now(UTC)
         plan = self._planner.plan(moment)
-        planning = time.monotonic() - planned_at
+        self._planning = time.monotonic() - planned_at
         loaders = self._loaders.due(plan.loaders) if self._loaders else None
         due = self._writer.write(plan, self._resources, loaders)
-        self._metrics.round(time.monotonic() - began, planning)
+        self._metrics.round(time.monotonic() - began, self._planning)
         self._metrics.objects(self._counts)
         waits = [self._next_list - time.monotonic()]
         if due is not None:
