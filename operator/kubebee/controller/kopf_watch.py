@@ -12,7 +12,7 @@ import logging
 import random
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import kopf
 from kopf import DiffBaseStorage, ProgressStorage
@@ -136,6 +136,7 @@ class KopfWatch:
             registry=self._registry(),
             settings=_settings(self._stop),
             standalone=True,
+            identity=cast("Any", "kubebee"),  # never used; without it kopf asks for a user name
             clusterwide=True,
             stop_flag=self._asked_to_end,
         )
