@@ -97,10 +97,8 @@ def test_whatever_the_order_the_end_is_the_same(order: list[int], taken: int) ->
     assert not inbox.there(A)
 
 
-def test_waiting_ends_with_news_and_when_woken() -> None:
+def test_waiting_ends_with_news() -> None:
     inbox = Inbox()
-    inbox.wake()
-    inbox.wait(60)
     inbox.put(News(A, 1, "a"))
     inbox.wait(60)
     assert len(inbox) == 1

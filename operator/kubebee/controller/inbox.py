@@ -44,7 +44,6 @@ class Inbox:
         self._waiting: dict[Key, News] = {}
         self._there: dict[Key, int] = {}
         self._gone: OrderedDict[Key, int] = OrderedDict()
-        self._woken = False
 
     def put(self, news: News) -> None:
         """Take in news, unless newer ones are known."""
@@ -98,17 +97,10 @@ class Inbox:
             self._gone.pop(key, None)
             self._waiting.pop(key, None)
 
-    def wake(self) -> None:
-        """Let the reader go on without news."""
-        with self._changed:
-            self._woken = True
-            self._changed.notify_all()
-
     def wait(self, seconds: float) -> None:
-        """Wait for news, or to be woken."""
+        """Wait for news, but not longer than this."""
         with self._changed:
-            self._changed.wait_for(lambda: bool(self._waiting) or self._woken, timeout=max(0.0, seconds))
-            self._woken = False
+            self._changed.wait_for(lambda: bool(self._waiting), timeout=max(0.0, seconds))
 
     def take(self) -> list[News]:
         """All news since the last call."""

@@ -27,8 +27,8 @@ from kubebee.store.backoff import Backoff
 
 log = logging.getLogger("kubebee.controller")
 GATHER_SECONDS = (0.05, 0.5)
-"""News of one change come in many. They are gathered for twice as long as the last planning took, within these
-bounds: a thousand reports are a few rounds, not hundreds, and the edit of a small cluster does not wait."""
+"""News of one change come in many. They are gathered for twice as long as the last planning took, within
+these bounds: a thousand reports are a few rounds, not hundreds, and a small cluster does not wait."""
 LIST_SECONDS = 300.0
 """Between whole lists, which find what no watch told."""
 LOOK_SECONDS = 1.0
