@@ -49,12 +49,13 @@ def uninstall(
     """  # noqa: D301 (click wants the character)
     from kubebee.controller.access import client
     from kubebee.controller.api import Api
-    from kubebee.controller.lease import Lease
+    from kubebee.controller.lease import ANSWER_SECONDS, Lease
     from kubebee.controller.uninstall import Names, Uninstall
 
     logs.set_up(False, "text")
-    api = Api(client(kubeconfig, 4))
+    access = client(kubeconfig, 4)
     identity = f"uninstall-{os.uname().nodename}_{uuid.uuid4()}"
     names = Names(namespace, deployment, daemonset, lease)
-    Uninstall(api, names, Lease(api, namespace, lease, identity), timeout, force).run()
+    held = Lease(Api(access, patience=ANSWER_SECONDS), namespace, lease, identity)
+    Uninstall(Api(access), names, held, timeout, force).run()
     click.echo("kubebee is off this cluster; its resources and CustomResourceDefinitions are still there")

@@ -21,7 +21,7 @@ from kubebee.errors import KubebeeError
 
 FIELD_MANAGER = "kubebee"
 CONNECT_SECONDS = 5.0
-ANSWER_SECONDS = 20.0
+ANSWER_SECONDS = 10.0
 PAGE = 100
 """Objects for each request of a list: a thousand BpfNodes of twenty programs are 30 MB at once."""
 METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
@@ -78,11 +78,18 @@ class Api:
     Args:
         client: where it is and as whom it is asked.
         count: told of each request's verb, plural and answer's status, "0" for none.
+        patience: seconds to wait for an answer.
     """
 
-    def __init__(self, client: ApiClient, count: Count = lambda _verb, _plural, _code: None) -> None:
+    def __init__(
+        self,
+        client: ApiClient,
+        count: Count = lambda _verb, _plural, _code: None,
+        patience: float = ANSWER_SECONDS,
+    ) -> None:
         self._client = client
         self._count = count
+        self._timeout = (min(CONNECT_SECONDS, patience), patience)
 
     def get(self, collection: Collection, name: str) -> dict[str, Any]:
         """One object.
@@ -236,7 +243,7 @@ class Api:
         body: object,
         content_type: str = "",
         accept: str = "application/json",
-        timeout: _Timeout = (CONNECT_SECONDS, ANSWER_SECONDS),
+        timeout: _Timeout | None = None,
     ) -> urllib3.BaseHTTPResponse:
         """The response of a request that was not refused, its body not yet read."""
         method = _METHODS.get(verb, "GET")
@@ -251,7 +258,7 @@ class Api:
         try:
             with self._reached(collection):
                 answer = self._client.rest_client.request(
-                    method, url, headers=headers, body=body, _request_timeout=timeout
+                    method, url, headers=headers, body=body, _request_timeout=timeout or self._timeout
                 )
                 response: urllib3.BaseHTTPResponse = answer.response
                 code = response.status

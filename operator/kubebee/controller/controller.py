@@ -16,7 +16,7 @@ from kubebee.controller.follow import into
 from kubebee.controller.inbox import Inbox
 from kubebee.controller.kinds import OURS, bundles
 from kubebee.controller.kopf_watch import KopfWatch
-from kubebee.controller.lease import RETRY_SECONDS, Lease
+from kubebee.controller.lease import ANSWER_SECONDS, RETRY_SECONDS, Lease
 from kubebee.controller.loaders import Loaders, own_deployment, read_manifest
 from kubebee.controller.metrics import Metrics
 from kubebee.controller.objects import BUNDLE
@@ -67,7 +67,9 @@ class Controller:
         self._setup, self._client, self._render, self._metrics = setup, client, render, metrics
         self._manifest = read_manifest(setup.loader_manifest) if setup.loader_manifest else None
         self._api = Api(client, metrics.request)
-        self._lease = Lease(self._api, setup.namespace, setup.lease, setup.identity)
+        self._lease = Lease(
+            Api(client, metrics.request, ANSWER_SECONDS), setup.namespace, setup.lease, setup.identity
+        )
         self._inbox = Inbox()
         self._worker: Worker | None = None
         metrics.watch(lambda: self._lease.held, lambda: len(self._inbox))

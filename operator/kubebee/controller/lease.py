@@ -21,6 +21,8 @@ log = logging.getLogger("kubebee.lease")
 LEASE_SECONDS = 15
 RENEW_SECONDS = 10.0
 RETRY_SECONDS = 2.0
+ANSWER_SECONDS = 4.0
+"""For a request about the Lease: two may go unanswered before it is lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ class Lease:
     """One candidate's view of a Lease.
 
     Args:
-        api: the API server.
+        api: the API server, with the patience of ANSWER_SECONDS.
         namespace, name: of the Lease.
         identity: of this candidate; no other one may have it.
         clock: monotonic seconds.
