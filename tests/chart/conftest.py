@@ -1,5 +1,7 @@
 """Helm of both major versions, and what it makes of the chart."""
 
+import copy
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,10 @@ def program(request: pytest.FixtureRequest) -> Path:
     return build(request.param)
 
 
+_render = functools.cache(render)
+
+
 @pytest.fixture
 def rendered(program: Path) -> Rendered:
     """Objects of the chart with the options given, such as `--set x=y`."""
-    return lambda *options: render(program, *options)
+    return lambda *options: copy.deepcopy(_render(program, *options))
