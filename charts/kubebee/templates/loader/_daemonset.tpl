@@ -95,6 +95,11 @@ spec:
             - name: metrics
               containerPort: {{ $loader.metricsPort }}
               hostPort: {{ $loader.metricsPort }}
+          # Readiness is asked at once when it has started, which takes a second.
+          startupProbe:
+            httpGet: {path: /healthz, port: metrics{{ with $loader.metricsAddress }}, host: {{ . | quote }}{{ end }}}
+            periodSeconds: 1
+            failureThreshold: 60
           # Alive as long as it answers at all: being away from the API server is no reason to restart.
           livenessProbe:
             httpGet: {path: /healthz, port: metrics{{ with $loader.metricsAddress }}, host: {{ . | quote }}{{ end }}}
