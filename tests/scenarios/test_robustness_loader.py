@@ -113,7 +113,7 @@ def test_a_name_used_again_has_no_past(running: Running) -> None:
     running.kill()
     running.delete("bpfprogram-execs.yaml")
     running.start()
-    running.wait("BpfNode", "node1", lambda s: s.status and not s.status.get("programs"))
+    running.wait("BpfNode", "node1", lambda s: s.status and not s.status.get("resources"))
     running.apply(program("execs", tracer(body="no_such_function();"), EXEC))
     running.wait_reason("BpfProgram", "execs", "CompileFailed")
     running.kill()
