@@ -204,10 +204,10 @@ class Api:
         query = {"fieldManager": FIELD_MANAGER}
         return _document(self._ask("update", collection, path, query, dict(document), "application/json"))
 
-    def delete(self, collection: Collection, name: str, propagation: str = "Background") -> None:
-        """Delete an object, and after or ("Foreground") before it what it owns; none there is as good."""
+    def delete(self, collection: Collection, name: str) -> None:
+        """Delete an object, and in the background what it owns; none of that name is as good."""
         with contextlib.suppress(NotThere):
-            self._ask("delete", collection, collection.named(name), {"propagationPolicy": propagation})
+            self._ask("delete", collection, collection.named(name), {"propagationPolicy": "Background"})
 
     def served(self, group_version: str) -> frozenset[str]:
         """Plurals of the kinds that the server has in a group and version, none if it does not know it."""

@@ -136,18 +136,28 @@ class Uninstall:
         return bool(record.reports) or record.observed != record.generation
 
     def _remove_loaders(self) -> None:
+        """Delete the DaemonSet and wait for its pods: their last reports must not outlive them."""
         collection, name = daemon_sets(self._names.namespace), self._names.daemon_set
-        self._patiently(lambda: self._api.delete(collection, name, "Foreground"))
-
-        def left() -> list[str]:
-            try:
-                self._api.get(collection, name)
-            except NotThere:
-                return []
-            return [name]
-
-        self._wait(lambda: self._patiently(left), _LOADERS_LEFT)
+        uid = self._patiently(lambda: self._uid(collection, name))
+        if not uid:
+            return
+        self._patiently(lambda: self._api.delete(collection, name))
+        self._wait(lambda: self._patiently(lambda: self._pods_of(uid)), _LOADERS_LEFT)
         log.info("the loaders are gone")
+
+    def _uid(self, collection: Collection, name: str) -> str:
+        try:
+            return str(self._api.get(collection, name)["metadata"]["uid"])
+        except NotThere:
+            return ""
+
+    def _pods_of(self, uid: str) -> list[str]:
+        pods = Collection("v1", "Pod", "pods", self._names.namespace)
+        return [
+            str(document["metadata"]["name"])
+            for document in self._all(pods, METADATA_LIST)
+            if any(each["uid"] == uid for each in document["metadata"].get("ownerReferences") or ())
+        ]
 
     def _remove_bpf_nodes(self) -> None:
         for document in self._all(BPF_NODES, METADATA_LIST):
@@ -163,7 +173,7 @@ class Uninstall:
         for kind in USER_KINDS:
             for document in self._all(OURS[kind]):
                 metadata = document["metadata"]
-                if document.get("status"):
+                if (document.get("status") or {}).get("conditions"):
                     empty = documents.status(metadata["name"], metadata["uid"], {})
                     metadata = self._api.apply(OURS[kind], empty, "status")["metadata"]
                 if FINALIZER in (metadata.get("finalizers") or ()):
@@ -217,4 +227,4 @@ _STILL_RUNNING = (
     "nodes that still run something: {}",
     "see the loader's log there, then try again; --force goes on, and what runs there stays until a reboot",
 )
-_LOADERS_LEFT = ("DaemonSet {} is not gone yet", "see why its pods don't end, then try again")
+_LOADERS_LEFT = ("pods of loaders that don't end: {}", "`kubectl describe` them, then try again")
