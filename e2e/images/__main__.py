@@ -25,6 +25,8 @@ def main() -> int:
             return 0
         first = build()
         second = build(cache=CACHE / "again", fresh=True)
+        if first[0].inputs != second[0].inputs:
+            raise ImageError("the tree was edited between the two builds: compare again")
         differences = [line for one, other in zip(first, second, strict=True) for line in compare(one, other)]
     except ImageError as error:
         print(f"images: {error}", file=sys.stderr)

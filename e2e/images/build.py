@@ -48,7 +48,7 @@ class Storage:
     def buildah(self, *argv: str | Path, timeout: float = 300) -> str:
         """Run buildah; raises ImageError."""
         own = ["--root", self.root, "--runroot", f"{self.root}-run", "--storage-driver", _driver()]
-        return run(["nice", "buildah", *own, *argv], timeout=timeout, cwd=inputs.ROOT)
+        return run(["nice", "buildah", *own, *argv], timeout=timeout)
 
 
 def build(*, cache: Path = CACHE, fresh: bool = False) -> list[Image]:
@@ -64,16 +64,18 @@ def build(*, cache: Path = CACHE, fresh: bool = False) -> list[Image]:
     debian.require_root()
     cache.mkdir(parents=True, exist_ok=True)
     with _locked(cache):
-        digest = inputs.digest()
-        kept = [_kept(cache, target) for target in TARGETS]
-        if not fresh and all(image and image.inputs == digest for image in kept):
-            return [image for image in kept if image]
+        kept = [image for target in TARGETS if (image := _kept(cache, target))]
+        if not fresh and [image.inputs for image in kept] == [inputs.digest()] * len(TARGETS):
+            return kept
         debian.install_tools()
         storage = Storage(cache / "storage")
         base = _base(storage, cache)
         with tempfile.TemporaryDirectory(prefix="kubebee-images-") as folder:
-            secrets = debian.secrets(Path(folder))
-            return [_build(storage, base, target, digest, secrets, cache, fresh) for target in TARGETS]
+            tree, private = Path(folder, "tree"), Path(folder, "secrets")
+            tree.mkdir()
+            private.mkdir(mode=0o700)
+            digest, secrets = inputs.snapshot(tree), debian.secrets(private)
+            return [_build(storage, base, target, digest, tree, secrets, fresh) for target in TARGETS]
 
 
 def epoch() -> int:
@@ -82,15 +84,16 @@ def epoch() -> int:
 
 
 def _build(
-    storage: Storage, base: str, target: str, digest: str, secrets: list[str], cache: Path, fresh: bool
+    storage: Storage, base: str, target: str, digest: str, tree: Path, secrets: list[str], fresh: bool
 ) -> Image:
+    cache = storage.root.parent
     name = f"kubebee-{target}:{inputs.version()}"
     print(f"images: {name}", flush=True)
     options = ["--isolation=chroot", "--layers", "--timestamp", str(epoch()), "--build-arg", f"BASE={base}"]
     if fresh:
         options.append("--no-cache")
     local = f"localhost/{name}"
-    command = ["bud", "-q", *options, *secrets, "--target", target, "-t", local, "."]
+    command = ["bud", "-q", *options, *secrets, "--target", target, "-t", local, tree]
     storage.buildah(*command, timeout=_MINUTES_30)
     archive = cache / f"kubebee-{target}.tar"
     unfinished = archive.with_name(f"{archive.stem}.{os.getpid()}.tar")

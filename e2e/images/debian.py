@@ -16,7 +16,7 @@ from kernels.packages import archive_uri
 
 SUITE = "trixie"
 _KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
-_TOOLS = ("buildah", "mmdebstrap")
+_TOOLS = ("buildah", "mmdebstrap", "runc")
 _CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 # As images/install: what no process reads.
 _WITHOUT = ("doc/*", "info/*", "lintian/*", "locale/*", "man/*")
@@ -25,7 +25,7 @@ _MINUTES_20 = 1200.0
 
 
 def install_tools() -> None:
-    """Install what builds images; nothing if it is there.
+    """Install what builds and starts images; nothing if it is there.
 
     Raises:
         ImageError: apt refuses.
