@@ -5,7 +5,8 @@ import sys
 from datetime import UTC, datetime, timedelta
 
 from kubernetes.client import ApiException, CoordinationV1Api, CustomObjectsApi
-from kubernetes.config import load_incluster_config
+
+from kubebee.controller.access import client
 
 FRESH = timedelta(seconds=60)
 PLURALS = ("bpfnodes", "bpfprograms", "hostpolicies", "servicelbs")
@@ -19,12 +20,12 @@ BROKEN = {
 
 def main() -> None:
     """Exit with a message at the first thing that is not as it should be."""
-    load_incluster_config()
-    kinds = CustomObjectsApi()
+    api = client(None, 1)
+    kinds = CustomObjectsApi(api)
     for plural in PLURALS:
         kinds.list_cluster_custom_object("kubebee.dev", "v1alpha1", plural, limit=1)
     print("the API server has all kinds")
-    lease = CoordinationV1Api().read_namespaced_lease("kubebee-controller", os.environ["NAMESPACE"])
+    lease = CoordinationV1Api(api).read_namespaced_lease("kubebee-controller", os.environ["NAMESPACE"])
     age = datetime.now(UTC) - lease.spec.renew_time
     if age > FRESH:
         sys.exit(f"no controller acts: {lease.spec.holder_identity} renewed the Lease {age} ago")
@@ -36,7 +37,9 @@ def main() -> None:
             raise
         print("a wrong manifest is refused")
     else:
-        sys.exit("the API server takes a wrong manifest: the CustomResourceDefinitions are not those of this chart")
+        sys.exit(
+            "the API server takes a wrong manifest: the CustomResourceDefinitions are not those of this chart"
+        )
 
 
 main()
