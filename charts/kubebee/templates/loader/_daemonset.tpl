@@ -123,7 +123,7 @@ spec:
               add:
                 # Load programs, make maps, attach links.
                 - BPF
-                # Pointers and tracing programs; kprobes, tracepoints and uprobes are perf events.
+                # Pointers and tracing programs; kprobes and tracepoints are perf events.
                 - PERFMON
                 # XDP, TC and cgroup programs are network configuration.
                 - NET_ADMIN
