@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 import time
 
-from images.build import CACHE, build
+from images.build import CACHE, Image, build
 from images.errors import ImageError
 from images.layers import compare
 
@@ -24,15 +25,25 @@ def main() -> int:
             print(f"images: {time.monotonic() - start:.1f} s")
             return 0
         first = build()
-        second = build(cache=CACHE / "again", fresh=True)
-        if first[0].inputs != second[0].inputs:
-            raise ImageError("the tree was edited between the two builds: compare again")
-        differences = [line for one, other in zip(first, second, strict=True) for line in compare(one, other)]
+        differences = _built_again(first)
     except ImageError as error:
         print(f"images: {error}", file=sys.stderr)
         return 1
     print("\n".join(differences) or "images: two builds have the same layers")
     return 1 if differences else 0
+
+
+def _built_again(first: list[Image]) -> list[str]:
+    """Build everything anew, the base too, and tell what differs, a line each."""
+    cache = CACHE / "again"
+    shutil.rmtree(cache, ignore_errors=True)
+    try:
+        second = build(cache=cache, fresh=True)
+        if first[0].inputs != second[0].inputs:
+            raise ImageError("the tree was edited between the two builds: compare again")
+        return [line for one, other in zip(first, second, strict=True) for line in compare(one, other)]
+    finally:
+        shutil.rmtree(cache, ignore_errors=True)
 
 
 if __name__ == "__main__":
