@@ -14,10 +14,14 @@ import pytest
 
 from cluster import Cluster, ClusterSpec
 from cluster.prepare import prepare
+from helm.binaries import build as build_helm
+from images.build import build as build_images
+from support.installed import Installed
 
 _HERE = Path(__file__).parent
 _OWN = ClusterSpec("kbe", 14)
 _TIMEOUT_S = 600
+_HELM = 3
 
 
 def _chosen(told: str) -> tuple[ClusterSpec, bool]:
@@ -45,6 +49,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     wanted = any(item.path.is_relative_to(_HERE) for item in session.items)
     if wanted and not session.config.option.collectonly:
         prepare(_SPEC.home)
+        if any("installed" in getattr(item, "fixturenames", ()) for item in session.items):
+            build_helm(_HELM)
+            build_images()
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -67,3 +74,21 @@ def cluster() -> Iterator[Cluster]:
     yield shared.up(nodes=2)
     if not _KEEP:
         shared.down()
+
+
+@pytest.fixture(scope="session")
+def installed(cluster: Cluster) -> Iterator[Installed]:
+    """kubebee on the cluster, by its chart."""
+    release = Installed(cluster, build_helm(_HELM), tuple(image.archive for image in build_images()))
+    release.load_images()
+    release.install()
+    yield release
+    if not _KEEP:
+        release.delete_all()
+
+
+@pytest.fixture
+def operator(installed: Installed) -> Iterator[Installed]:
+    """kubebee on the cluster, without a resource before the test and after it."""
+    yield installed
+    installed.delete_all()
