@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 from pathlib import Path
 
@@ -16,6 +17,17 @@ from kubebee.errors import KubebeeError
 STRICT = ssl.VERIFY_X509_STRICT
 """On by default from Python 3.13: a cluster's own authority must then have extensions (RFC 5280: key usage)
 that kubectl and kubelets do not ask for. Names, dates and the chain are checked without it too."""
+
+
+_SOCKET = [
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 20_000),
+]
+"""That nobody is at the other end any more is noticed within 30 s, also on a watch, where nothing is sent."""
 
 
 class AccessError(KubebeeError):
@@ -37,6 +49,7 @@ def client(kubeconfig: Path | None, connections: int) -> ApiClient:
     configuration = Configuration()
     configuration.retries = False  # a request is made once; see `api`
     configuration.connection_pool_maxsize = connections
+    configuration.socket_options = _SOCKET
     try:
         if kubeconfig is not None:
             load_kube_config(str(kubeconfig), client_configuration=configuration, persist_config=False)

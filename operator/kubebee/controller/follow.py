@@ -19,9 +19,11 @@ from kubebee.controller.objects import news_of
 from kubebee.store.backoff import Backoff
 
 log = logging.getLogger("kubebee.watch")
-SILENCE_SECONDS = 75.0
 WATCH_SECONDS = (240, 360)
-GONE = 410
+"""How long the server shall keep up a watch: not the same for all, so that they don't all end at once."""
+SILENCE_SECONDS = WATCH_SECONDS[1] + 30.0
+"""Not less than a watch lasts: without news its only bookmark may come at the end (seen with 1.34). A
+connection to nobody is noticed by TCP, see `access`."""
 _random = random.SystemRandom()
 
 

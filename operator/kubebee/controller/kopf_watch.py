@@ -26,7 +26,7 @@ from kubebee.store.backoff import Backoff
 log = logging.getLogger("kubebee.watch")
 PAGE = 100
 SILENCE_SECONDS = 75.0
-"""The server sends a bookmark each minute: a watch that is silent for longer has lost its connection."""
+"""A watch without news is made anew that often: kopf sets nothing on sockets, so nobody may be at its end."""
 CONNECT_SECONDS = 5.0
 REQUEST_SECONDS = 30.0
 WATCH_SECONDS = (240, 360)
