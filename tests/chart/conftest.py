@@ -11,8 +11,17 @@ import pytest
 from helm.binaries import MAJORS, build
 from helm.manifests import render
 
+_HERE = Path(__file__).parent
 Document = dict[str, Any]
 Rendered = Callable[..., list[Document]]
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Build Helm before the first test, as it may take minutes and no test's time."""
+    wanted = any(item.path.is_relative_to(_HERE) for item in session.items)
+    if wanted and not session.config.option.collectonly:
+        for major in MAJORS:
+            build(major)
 
 
 @pytest.fixture(scope="session", params=MAJORS, ids=lambda major: f"helm{major}")

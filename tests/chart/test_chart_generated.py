@@ -2,13 +2,10 @@
 
 from pathlib import Path
 
-import pytest
 import yaml
 
 from helm.binaries import MAJORS, ROOT
 from helm.manifests import files
-
-pytestmark = pytest.mark.timeout(600)  # the first test may build Helm
 
 
 def test_generated_files_are_current(program: Path) -> None:

@@ -19,7 +19,6 @@ EVERYTHING = (
     "--set=image.pullSecrets[0].name=mine",
     "--set=controller.hostNetwork=true",
 )
-pytestmark = pytest.mark.timeout(600)  # the first test may build Helm
 
 
 def only(documents: list[Document], kind: str, name: str) -> Document:

@@ -1,15 +1,15 @@
 """The schema of values: what it takes and what it refuses, and Helm's own linter."""
 
+import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
-from helm.binaries import run
+from helm.binaries import ROOT, run
 from helm.errors import HelmError
 from helm.manifests import CHART, render
 from helm.readme import undocumented, values
-
-pytestmark = pytest.mark.timeout(600)  # the first test may build Helm
 
 
 def test_helm_s_linter_finds_nothing(program: Path) -> None:
@@ -71,3 +71,9 @@ def test_a_value_s_path_default_and_meaning_are_those_of_the_file() -> None:
         ("a.b", 1, "First and more."),
         ("a.c", {"d": "e"}, "Map."),
     ]
+
+
+def test_the_chart_is_of_the_project_s_version() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert (chart["version"], chart["appVersion"]) == (project, project)

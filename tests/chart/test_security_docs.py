@@ -7,7 +7,6 @@ import pytest
 
 from helm.binaries import ROOT
 
-pytestmark = pytest.mark.timeout(600)  # the first test may build Helm
 TEXT = (ROOT / "docs" / "security.md").read_text()
 Rule = tuple[str, frozenset[str], frozenset[str]]
 

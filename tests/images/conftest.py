@@ -1,5 +1,6 @@
 """The images of this tree, built if they are not there."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,6 +8,15 @@ import pytest
 
 from images.build import Image, build
 from images.container import file_system
+
+_HERE = Path(__file__).parent
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Build them before the first test, as it may take minutes and no test's time."""
+    wanted = any(item.path.is_relative_to(_HERE) for item in session.items)
+    if wanted and os.geteuid() == 0 and not session.config.option.collectonly:
+        build()
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from images.build import Image, epoch
 from images.container import LOADER_CAPABILITIES, Container
 from kernels.packages import archive_uri
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(1800)]  # the first test may build both
+pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 
 COMPILES = """
 from pathlib import Path
