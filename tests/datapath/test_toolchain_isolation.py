@@ -3,12 +3,14 @@
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from kubebee.toolchain import confine
+from kubebee.toolchain import confine, isolation
+from kubebee.toolchain.compile import CompileRequest, compile_c
 
 # A container's process as the chart asks for it; setpriv is what container runtimes do, by hand.
 AS_A_POD = ("setpriv", "--bounding-set=-all,+bpf,+perfmon,+net_admin", "--inh-caps=-all", "--no-new-privs")
@@ -113,6 +115,19 @@ def test_a_confined_process_is_refused(probe: Probe, tmp_path: Path, call: str) 
 def test_a_confined_process_reads_what_it_is_given_and_limits_itself(probe: Probe, tmp_path: Path) -> None:
     assert probe("open(file, O_RDONLY)", tmp_path).stdout == "0\n"
     assert probe("prlimit(0, RLIMIT_CORE, &none, 0)", tmp_path).stdout == "0\n"
+
+
+def test_folders_of_killed_processes_are_removed_those_in_use_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(isolation, "choose", lambda: isolation.Isolation.LANDLOCK)
+    old, new = tmp_path / "kubebee-compile-old", tmp_path / "kubebee-compile-new"
+    for folder in (old, new):
+        (folder / "src").mkdir(parents=True)
+    os.utime(old, (0, 0))
+    compile_c(CompileRequest("int number = 1;\n"), tmp_path / "cache")
+    assert (old.exists(), new.exists()) == (False, True)
 
 
 def test_it_says_so_if_it_cannot_be_confined(probe: Probe, tmp_path: Path) -> None:

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
+import shutil
 import signal
 import tempfile
 import time
@@ -25,6 +27,9 @@ from kubebee.toolchain.job import Job, Limits
 __all__ = ["Job", "Limits", "Outcome", "run"]
 
 _STDERR_BYTES = 256 << 10
+_FOLDER = "kubebee-compile-"
+_LEFT_SECONDS = 600.0
+"""Longer than any job may take: no folder of this age is in use."""
 _OUT_OF_MEMORY = (b"out of memory", b"Cannot allocate memory", b"std::bad_alloc", b"failed to map segment")
 
 
@@ -83,7 +88,8 @@ def _prepare(job: Job, stack: contextlib.ExitStack) -> _Prepared:
     if kind is not isolation.Isolation.LANDLOCK:
         files = {path: _memory_file(content, stack) for path, content in job.files.items()}
         return _Prepared(isolation.bubblewrap(kind, job, files), tuple(files.values()))
-    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kubebee-compile-")))
+    _forget_leftovers(Path(tempfile.gettempdir()))
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=_FOLDER)))
     cwd = folder.joinpath(job.cwd.lstrip("/"))
     cwd.mkdir(exist_ok=True)
     for path, content in job.files.items():
@@ -92,6 +98,15 @@ def _prepare(job: Job, stack: contextlib.ExitStack) -> _Prepared:
         file.write_bytes(content)
     command, renamed = isolation.landlock(job)
     return _Prepared(command, cwd=cwd, renamed=renamed)
+
+
+@functools.cache
+def _forget_leftovers(directory: Path) -> None:
+    """Remove what processes left that were killed; once, as a process that lives leaves nothing."""
+    for folder in directory.glob(f"{_FOLDER}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - folder.lstat().st_mtime > _LEFT_SECONDS:
+                shutil.rmtree(folder)
 
 
 async def _collect(process: asyncio.subprocess.Process, job: Job) -> tuple[bytes, bytes]:
