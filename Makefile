@@ -2,7 +2,7 @@
 PYTHON := .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup run test test-kernels lint crds manifests bench cluster cluster-down e2e
+.PHONY: help setup run test test-kernels lint crds manifests bench cluster cluster-down e2e e2e-full
 NODES := 2
 CLUSTER := PYTHONPATH=e2e $(PYTHON) -m cluster
 
@@ -15,10 +15,13 @@ setup:  ## install what is missing: Debian packages, .venv
 run: setup  ## kubebee in a lab of network namespaces: real traffic, live view
 	@PYTHONPATH=e2e $(PYTHON) -m lab.quickstart
 
-test: setup lint  ## lint and run every test
-	@$(PYTHON) -m pytest
+test: setup lint  ## lint, then every test but those of e2e-full
+	@$(PYTHON) -m pytest -m "not full"
 
 e2e: setup  ## the tests on a real Kubernetes cluster alone
+	@$(PYTHON) -m pytest -m "not full" tests/cluster
+
+e2e-full: setup  ## the same, with those that take minutes each
 	@$(PYTHON) -m pytest tests/cluster
 
 cluster: setup  ## a real Kubernetes cluster of NODES=2 nodes on this machine; the first time takes minutes

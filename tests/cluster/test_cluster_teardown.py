@@ -15,6 +15,7 @@ from cluster.cgroups import hierarchies
 from cluster.commands import run, wait_until
 from cluster.teardown import leftovers
 
+pytestmark = pytest.mark.full
 SPEC = ClusterSpec("kbd", 15)
 _ROOT = Path(__file__).parents[2]
 

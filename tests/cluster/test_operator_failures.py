@@ -142,6 +142,7 @@ def kill_controllers(cluster: Cluster) -> None:
     )
 
 
+@pytest.mark.full
 def test_an_outage_of_the_api_server_stops_no_packet_and_edits_go_on_after_it(
     cluster: Cluster, operator: Installed
 ) -> None:
