@@ -154,7 +154,7 @@ class NodeNews:
             self._told[kind] += 1
             if self._told[kind] <= MOST_OF_A_KIND:
                 type_: EventType = "Warning" if each.type == "Warning" else "Normal"
-                message = f"{node}: {each.message}"
+                message = f"{node}: {each.message.removeprefix(f'{node}: ')}"
                 events.append(_event(candidate, type_, each.reason, message, each.time, node, each.time))
         self._waiting.clear()
         return events
