@@ -102,15 +102,8 @@ class _Setup:
     help="Let the kernel count runs and time of all programs on this machine: about 50 ns a run; "
     "needs CAP_SYS_ADMIN. XDP functions are counted without it.",
 )
-@click.option(
-    "--log",
-    "style",
-    type=click.Choice(["auto", "text", "json"]),
-    default="auto",
-    show_default=True,
-    help="Form of log lines; auto: text on a terminal, else JSON.",
-)
-@click.option("-v", "--verbose", is_flag=True, help="Debug messages too.")
+@options.log_style
+@options.verbose
 def agent(
     node: str,
     bpffs: Path,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from kubebee.cli import logs
+from kubebee.cli import logs, options
 from kubebee.cli.allocator import give_back_memory
 
 DEFAULT_NAMESPACE = "kubebee-system"
@@ -60,15 +60,8 @@ kubeconfig_option = click.option(
     help="Serve /metrics, /healthz and /readyz on this TCP port; 0 serves nothing.",
 )
 @click.option("--metrics-address", default=None, help="Address to serve them on. [default: all]")
-@click.option(
-    "--log",
-    "style",
-    type=click.Choice(["auto", "text", "json"]),
-    default="auto",
-    show_default=True,
-    help="Form of log lines; auto: text on a terminal, else JSON.",
-)
-@click.option("-v", "--verbose", is_flag=True, help="Debug messages too.")
+@options.log_style
+@options.verbose
 def controller(
     namespace: str,
     loader_manifest: Path | None,

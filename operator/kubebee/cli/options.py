@@ -49,3 +49,12 @@ tc_mode = click.option(
     show_envvar=True,
     help="How programs of type TC are attached; auto: by tcx links where the kernel has them (6.6).",
 )
+log_style = click.option(
+    "--log",
+    "style",
+    type=click.Choice(["auto", "text", "json"]),
+    default="auto",
+    show_default=True,
+    help="Form of log lines; auto: text on a terminal, else JSON.",
+)
+verbose = click.option("-v", "--verbose", is_flag=True, help="Debug messages too.")

@@ -51,15 +51,8 @@ if TYPE_CHECKING:
 @click.option(
     "--remove-on-exit", is_flag=True, help="At the end detach and unload everything; else it runs on."
 )
-@click.option(
-    "--log",
-    "style",
-    type=click.Choice(["auto", "text", "json"]),
-    default="auto",
-    show_default=True,
-    help="Form of log lines; auto: text on a terminal, else JSON.",
-)
-@click.option("-v", "--verbose", is_flag=True, help="Debug messages too.")
+@options.log_style
+@options.verbose
 def run(
     directory: Path,
     bpffs: Path,
