@@ -98,7 +98,7 @@ class Installed:
             self.cluster.load_image(archive)
 
     def install(self, *words: str, chart: Path = _CHART) -> Self:
-        """Install or upgrade the release and wait until the controller runs."""
+        """Install or upgrade the release, also over what kubectl applied, and wait for the controller."""
         gateway = self.cluster.spec.gateway
         values = {
             "kubebee.k8sServiceHost": gateway,
@@ -106,7 +106,8 @@ class Installed:
             "loader.cgroup": "/sys/fs/cgroup/unified/$(KUBEBEE_NODE)",
         }
         pairs = [word for name, value in values.items() for word in ("--set-string", f"{name}={value}")]
-        self.helm("upgrade", "--install", "--create-namespace", RELEASE, chart, "--wait", *pairs, *words)
+        how = ("--install", "--create-namespace", "--take-ownership", "--wait")
+        self.helm("upgrade", *how, RELEASE, chart, *pairs, *words)
         return self
 
     def uninstall(self) -> None:
