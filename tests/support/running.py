@@ -20,7 +20,7 @@ import yaml
 KUBEBEE = str(Path(sys.executable).with_name("kubebee"))
 PATIENCE = float(os.environ.get("KUBEBEE_TEST_PATIENCE", "1"))
 """Times that everything may take longer here: under qemu a compiler needs seconds, not milliseconds."""
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 _T = TypeVar("_T")
 
 
