@@ -183,6 +183,7 @@ def test_a_template_is_rendered_for_the_nodes(bare: Bare) -> None:
 # -- what goes wrong -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 def test_killed_at_any_point_it_converges(bare: Bare) -> None:
     chance = random.Random(4)
     for kill in range(KILLS):
