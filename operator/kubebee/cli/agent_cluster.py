@@ -7,7 +7,6 @@ import contextlib
 import os
 import shutil
 import signal
-import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +16,7 @@ import click
 
 from kubebee.cli import logs, options
 from kubebee.cli.allocator import give_back_memory
-from kubebee.cli.exit_codes import Exit
-from kubebee.cli.run import statistics
+from kubebee.cli.run import exit_if_unfit, statistics
 
 if TYPE_CHECKING:
     from kubebee.cli.agent import Agent
@@ -134,16 +132,11 @@ def agent(
       TERM, INT   end; everything runs on
       HUP         look at the kernel again
     """  # noqa: D301 (click wants the character)
-    from kubebee.bpf.features import preflight
     from kubebee.store import api_access
 
     logs.set_up(verbose, style)
     give_back_memory()
-    problems = preflight(bpffs)
-    for problem in problems:
-        click.echo(f"error: {problem.message} ({problem.reason}): {problem.hint}", err=True)
-    if problems:
-        sys.exit(Exit.ENVIRONMENT)
+    exit_if_unfit(bpffs)
     namespace = namespace or api_access.pod_namespace() or DEFAULT_NAMESPACE
     setup = _Setup(node, bpffs, cgroup, tc_mode, cache, namespace, kubeconfig, metrics_address, metrics_port)
     with statistics(enable_stats):

@@ -83,23 +83,29 @@ def run(
       TERM, INT   end; with --remove-on-exit after removing everything
       HUP         read the folder and look at the kernel again
     """  # noqa: D301 (click wants the character)
-    from kubebee.bpf.features import preflight
     from kubebee.cli.agent import make_agent
     from kubebee.planner.declared import Node
 
     logs.set_up(verbose, style)
     give_back_memory()
-    problems = preflight(bpffs)
-    for problem in problems:
-        click.echo(f"error: {problem.message} ({problem.reason}): {problem.hint}", err=True)
-    if problems:
-        sys.exit(Exit.ENVIRONMENT)
+    exit_if_unfit(bpffs)
     labels = {"kubernetes.io/hostname": node}
     agent = make_agent(directory, bpffs, cache, Node(node, labels), cgroup, tc_mode)
     with statistics(enable_stats):
         asyncio.run(_until_stopped(agent, metrics_address, metrics_port))
     if remove_on_exit:
         _remove(agent, bpffs)
+
+
+def exit_if_unfit(bpffs: Path) -> None:
+    """End with what this machine lacks, one line each, before anything is touched."""
+    from kubebee.bpf.features import preflight
+
+    problems = preflight(bpffs)
+    for problem in problems:
+        click.echo(f"error: {problem.message} ({problem.reason}): {problem.hint}", err=True)
+    if problems:
+        sys.exit(Exit.ENVIRONMENT)
 
 
 @contextlib.contextmanager

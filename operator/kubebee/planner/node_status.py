@@ -1,4 +1,4 @@
-"""What became of a node's resources to the status of its BpfNode, and back again where it is read."""
+"""What became of a node's resources to the status of its BpfNode; `planner.nodes` reads it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kubebee.api.v1alpha1.bpfnode import (
 from kubebee.api.v1alpha1.status import NodeFailure
 from kubebee.errors import KubebeeError
 from kubebee.planner.plan import ResourceKey
-from kubebee.planner.report import Attached, Failure, MapFact, Stage, UnitReport
+from kubebee.planner.report import Attached, Failure, Stage, UnitReport
 from kubebee.planner.status import node_failure, shown_point, summary_status
 
 MAX_RESOURCES = 500
@@ -125,41 +125,3 @@ def _programs(unit: UnitReport) -> list[NodeProgram]:
         )
         for function, places in by_function.items()
     ]
-
-
-def unit_report_of(resource: NodeResource) -> UnitReport:
-    """What a node said of one resource, as the functions for statuses take it; sizes of maps are not said."""
-    failure = resource.failure
-    return UnitReport(
-        key=ResourceKey(resource.kind, resource.name),
-        generation=resource.generation,
-        stage=Stage(resource.stage),
-        wanted_hash=resource.wanted_hash,
-        running_hash=resource.running_hash,
-        attached=tuple(
-            Attached(
-                program.function,
-                place.type,
-                place.point,
-                place.mode,
-                place.position,
-                program.prog_id,
-                place.link_id,
-            )
-            for program in resource.programs
-            for place in program.attachments
-        ),
-        maps=tuple(MapFact("", map_id, "", 0) for map_id in resource.map_ids),
-        failure=Failure(
-            Stage(failure.stage),
-            failure.reason,
-            failure.message,
-            failure.errno,
-            failure.log,
-            failure.hint,
-            failure.permanent,
-        )
-        if failure
-        else None,
-        notes=resource.notes,
-    )

@@ -17,11 +17,12 @@ from typing import Any
 from kubebee.errors import KubebeeError
 from kubebee.planner import wire
 from kubebee.planner.declared import Declared
+from kubebee.planner.nodes import Ref
 from kubebee.planner.plan import ResourceKey
 from kubebee.store.backoff import MOST_SECONDS, Backoff
 from kubebee.store.node_api import ApiError, GoneError, NodeApi
 from kubebee.store.node_cache import NodeCache
-from kubebee.store.node_plan import BundleRef, NodeObject, Wanted
+from kubebee.store.node_plan import NodeObject, Wanted
 from kubebee.store.node_reporter import NodeReporter
 from kubebee.store.snapshot import Rejected, Snapshot
 from kubebee.store.state import EventRecord
@@ -61,8 +62,8 @@ class NodeStore:
         self._decoded: dict[str, Declared] = {}
         self._errors: dict[str, KubebeeError] = {}
         self._unsaved: dict[str, tuple[str, bytes]] = {}
-        self._in_force: dict[ResourceKey, tuple[BundleRef, Declared]] = {}
-        self._saved: tuple[Wanted, tuple[BundleRef, ...]] | None = None
+        self._in_force: dict[ResourceKey, tuple[Ref, Declared]] = {}
+        self._saved: tuple[Wanted, tuple[Ref, ...]] | None = None
 
     @property
     def wants_nothing(self) -> bool:
@@ -249,7 +250,7 @@ class NodeStore:
         errors = (self._errors.get(ref.hash) for ref in wanted.bundles if ref.key not in self._in_force)
         return any(isinstance(error, ApiError) and error.reason != "BundleMissing" for error in errors)
 
-    async def _get(self, ref: BundleRef) -> bool:
+    async def _get(self, ref: Ref) -> bool:
         """Have a bundle decoded or its error known; returns whether that is news."""
         before = self._errors.get(ref.hash)
         if before is not None and not before.may_pass:
@@ -277,7 +278,7 @@ class NodeStore:
             log.warning("bundle %s can't be kept on disk: %s", digest, error.strerror)
             self._unsaved[digest] = data
 
-    def _decode(self, ref: BundleRef, data: tuple[str, bytes] | None) -> bool:
+    def _decode(self, ref: Ref, data: tuple[str, bytes] | None) -> bool:
         """Whether the data is the bundle; if not, why is kept."""
         if data is None:
             return False

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import msgspec
 
-from kubebee.store.node_plan import BundleRef, Wanted
+from kubebee.planner.nodes import Ref
+from kubebee.store.node_plan import Wanted
 from kubebee.store.state import EventRecord
 
 FORMAT = 1
@@ -33,7 +34,7 @@ class SavedPlan(msgspec.Struct, frozen=True):
     format: int
     node: str
     wanted: Wanted
-    in_force: tuple[BundleRef, ...]
+    in_force: tuple[Ref, ...]
 
 
 class NodeCache:
@@ -56,7 +57,7 @@ class NodeCache:
             return None
         return plan if (plan.format, plan.node) == (FORMAT, self._node) else None
 
-    def save_plan(self, wanted: Wanted, in_force: Iterable[BundleRef]) -> None:
+    def save_plan(self, wanted: Wanted, in_force: Iterable[Ref]) -> None:
         """Keep a plan and drop bundles that are not in it.
 
         Raises:

@@ -4,26 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from kubebee.planner.plan import ResourceKey
-
-
-class BundleRef(msgspec.Struct, frozen=True, rename="camel"):
-    """One version of a resource that the node shall run.
-
-    Attributes:
-        hash: digest of the bundle.
-    """
-
-    kind: str
-    name: str
-    generation: int
-    hash: str
-    config_map: str
-
-    @property
-    def key(self) -> ResourceKey:
-        """The resource."""
-        return ResourceKey(self.kind, self.name)
+from kubebee.planner.nodes import Ref
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -36,7 +17,7 @@ class Wanted(msgspec.Struct, frozen=True):
 
     uid: str
     generation: int
-    bundles: tuple[BundleRef, ...]
+    bundles: tuple[Ref, ...]
 
 
 class _Metadata(msgspec.Struct, frozen=True, rename="camel"):
@@ -47,7 +28,7 @@ class _Metadata(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class _Spec(msgspec.Struct, frozen=True):
-    bundles: tuple[BundleRef, ...] | None = None
+    bundles: tuple[Ref, ...] | None = None
 
 
 class _Status(msgspec.Struct, frozen=True, rename="camel"):
