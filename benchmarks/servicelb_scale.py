@@ -14,15 +14,15 @@ from typing import TypeVar
 from bench.report import Figure, Report
 from kubebee.bpf.constants import MapFlag, MapType
 from kubebee.bpf.map import Map
-from kubebee.lb.layout import BACKEND_BYTES, ROW_BYTES
-from kubebee.lb.model import Backend, Forwarding, Frontend, FrontendKey, LbConfig, Protocol, merge
+from kubebee.lb.layout import BACKEND_BYTES, FRONTEND_BYTES, ROW_BYTES
+from kubebee.lb.model import Backend, Frontend, FrontendKey, LbConfig, Protocol, merge
 from kubebee.lb.sync import LbState, SyncReport
 
 FRONTENDS = 10_000
 BACKENDS = 10
 ROWS = FRONTENDS * 64 + 64 * 1024
 T = TypeVar("T")
-CONFIG = LbConfig(snat_address=0x0A000001)
+CONFIG = LbConfig(snat_address=bytes((10, 0, 0, 1)))
 
 
 def make_maps() -> dict[str, Map]:
@@ -30,7 +30,7 @@ def make_maps() -> dict[str, Map]:
         return Map.create(MapType.ARRAY, 4, value_size, entries, name, flags)
 
     return {
-        "kb_lb_fe": Map.create(MapType.HASH, 8, 24, 4 * FRONTENDS, "kb_lb_fe"),
+        "kb_lb_fe": Map.create(MapType.HASH, 8, FRONTEND_BYTES, 4 * FRONTENDS, "kb_lb_fe"),
         "kb_lb_slots": array("kb_lb_slots", ROW_BYTES, ROWS, MapFlag.MMAPABLE),
         "kb_lb_be": array("kb_lb_be", BACKEND_BYTES, 2 * FRONTENDS * BACKENDS),
         "kb_lb_be_stat": Map.create(MapType.PERCPU_ARRAY, 4, 24, 2 * FRONTENDS * BACKENDS, "kb_lb_be_stat"),
@@ -39,13 +39,16 @@ def make_maps() -> dict[str, Map]:
     }
 
 
+def frontend_key(number: int) -> FrontendKey:
+    return FrontendKey((0x0A600000 + number).to_bytes(4), 80, Protocol.TCP)
+
+
 def make_frontends() -> list[Frontend]:
     return [
         Frontend(
-            FrontendKey(0x0A600000 + i, 80, Protocol.TCP),
-            tuple(Backend(0x0A800000 + i * BACKENDS + j, 8080) for j in range(BACKENDS)),
-            Forwarding.SNAT,
-            f"ServiceLB/s{i}",
+            frontend_key(i),
+            tuple(Backend((0x0A800000 + i * BACKENDS + j).to_bytes(4), 8080) for j in range(BACKENDS)),
+            owner=f"ServiceLB/s{i}",
         )
         for i in range(FRONTENDS)
     ]
@@ -71,10 +74,12 @@ def main() -> None:
 
     changes = []
     for i in range(9):
-        key = FrontendKey(0x0A600000 + i * 997, 80, Protocol.TCP)
+        key = frontend_key(i * 997)
         old = desired[key]
-        desired[key] = replace(old, backends=old.backends[1:])
-        seconds, report = timed(lambda: state.apply(maps, desired, CONFIG))
+        desired = desired | {
+            key: replace(old, backends=old.backends[1:])
+        }  # what was applied is never changed
+        seconds, report = timed(lambda wanted=desired: state.apply(maps, wanted, CONFIG))  # type: ignore[misc]
         assert report.changed == 1, report
         changes.append(seconds)
     adoption, adopted = timed(lambda: LbState.adopt(maps))

@@ -37,10 +37,9 @@ static __always_inline struct kb_lb_backend *lb_backend(__u32 id)
 	return backend && backend->flags & LB_BE_USED ? backend : NULL;
 }
 
-/* choice->backend is NULL when the frontend has none. */
-static __always_inline void lb_select(const struct kb_lb_frontend *frontend, __u32 hash, struct lb_choice *choice)
+/* `table` is a base and its size as one word. choice->backend is NULL when there is none. */
+static __always_inline void lb_select_in(__u64 table, __u32 hash, struct lb_choice *choice)
 {
-	__u64 table = *(const volatile __u64 *)&frontend->base;
 	__u32 base = table, size = table >> 32;
 	__u32 slot = base + ((__u64)hash * size >> 32);
 	__u32 row_index = slot >> LB_ROW_SHIFT;
@@ -54,6 +53,19 @@ static __always_inline void lb_select(const struct kb_lb_frontend *frontend, __u
 		return;
 	choice->id = row->backend[slot & (LB_ROW_SLOTS - 1)];
 	choice->backend = lb_backend(choice->id);
+}
+
+/* For a packet from outside. */
+static __always_inline void lb_select(const struct kb_lb_frontend *frontend, __u32 hash, struct lb_choice *choice)
+{
+	lb_select_in(*(const volatile __u64 *)&frontend->base, hash, choice);
+}
+
+/* For a socket of this node. */
+static __always_inline void lb_select_inside(const struct kb_lb_frontend *frontend, __u32 hash,
+					     struct lb_choice *choice)
+{
+	lb_select_in(*(const volatile __u64 *)&frontend->inside_base, hash, choice);
 }
 
 static __always_inline void lb_count(__u32 backend, __u32 packets, __u32 bytes, __u32 connections)

@@ -16,12 +16,17 @@ enum lb_frontend_flags {
 	LB_FE_DSR_IPIP = 1 << 0, /* else SNAT */
 	/* The key is a whole address (port 0, protocol 0): packets without ports ask for it. */
 	LB_FE_ADDRESS = 1 << 1,
+	LB_FE_SOURCES = 1 << 2, /* from outside only those in kb_lb_sources may come */
+	LB_FE_SOCKETS_ONLY = 1 << 3, /* no packet is for it */
+	LB_FE_DROP_OUTSIDE = 1 << 4, /* without a backend here: drop packets, don't refuse them */
 };
 
 enum lb_backend_flags {
 	LB_BE_USED = 1 << 0,
 	LB_BE_GONE = 1 << 1, /* takes no new flows; waits for its last one, then for the collector */
 	LB_BE_NEXT_HOP = 1 << 2, /* ifindex, mtu and macs are valid: no route lookup */
+	LB_BE_NOT_OUTSIDE = 1 << 3, /* not in the table for packets; only user space reads it */
+	LB_BE_NOT_INSIDE = 1 << 4, /* not in the table for sockets; only user space reads it */
 };
 
 struct kb_lb_frontend_key {
@@ -32,15 +37,18 @@ struct kb_lb_frontend_key {
 };
 
 struct kb_lb_frontend {
-	/* base and size are read as one word: together they are the frontend's table, and a new
-	 * table comes into force in whole by one update. */
-	__u32 base; /* first slot */
-	__u32 size; /* slots; 0 = no backend */
+	/* A base (first slot) and a size (slots; 0 = no backend) are read as one word: together they are
+	 * a table, and a new table comes into force in whole by one update. */
+	__u32 base; /* for packets from outside */
+	__u32 size;
+	__u32 inside_base; /* for the node's own sockets; the same table where nothing differs */
+	__u32 inside_size;
 	__u32 id;
-	__u32 fingerprint; /* of the table's contents; only user space reads it */
+	__u32 fingerprint; /* of both tables' contents; only user space reads it */
+	__u32 affinity; /* seconds that a client keeps its backend; 0 = no such thing */
 	__u16 flags;
-	__u16 pad[3];
-};
+	__u16 pad;
+} __attribute__((aligned(8)));
 
 struct kb_lb_row {
 	__u32 backend[LB_ROW_SLOTS];

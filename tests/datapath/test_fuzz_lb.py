@@ -12,7 +12,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from kubebee.lb.layout import NextHop
-from kubebee.lb.model import Forwarding, LbConfig, Protocol, parse_ipv4
+from kubebee.lb.model import Forwarding, LbConfig, Protocol, parse_address
 from support.frames import TCP, UDP, Frames, Unread, checksum, ones_sum, read
 from support.servicelb import CONTINUE, DROP, LOOPBACK, NODE, TX, VIP, Balancer, balancer, frontend
 
@@ -21,12 +21,18 @@ pytestmark = pytest.mark.root
 FRAMES = 1000
 MACS = bytes(range(12))
 DSR_VIP = "192.0.2.11"
-BACKENDS = frozenset((parse_ipv4(f"10.0.0.1{i}"), 8080) for i in range(3))
-DSR_BACKENDS = frozenset(parse_ipv4(f"10.0.1.1{i}") for i in range(3))
-SNAT = {(parse_ipv4(VIP), 80, TCP), (parse_ipv4(VIP), 53, UDP)}
-DSR = {(parse_ipv4(DSR_VIP), 80, TCP), (parse_ipv4(DSR_VIP), 53, UDP)}
-EMPTY = (parse_ipv4(VIP), 443, TCP)
-VIPS = {parse_ipv4(VIP), parse_ipv4(DSR_VIP)}
+
+
+def number(address: str) -> int:
+    return int.from_bytes(parse_address(address))
+
+
+BACKENDS = frozenset((parse_address(f"10.0.0.1{i}"), 8080) for i in range(3))
+DSR_BACKENDS = frozenset(parse_address(f"10.0.1.1{i}") for i in range(3))
+SNAT = {(number(VIP), 80, TCP), (number(VIP), 53, UDP)}
+DSR = {(number(DSR_VIP), 80, TCP), (number(DSR_VIP), 53, UDP)}
+EMPTY = (number(VIP), 443, TCP)
+VIPS = {number(VIP), number(DSR_VIP)}
 Flow = tuple[int, int, int, int, int]
 
 
@@ -71,9 +77,9 @@ class Model:
     def _dsr(self, frame: bytes, total: int, verdict: int, out: bytes) -> bool:
         if total > self.mtu:
             return verdict == DROP
-        if verdict != TX or int.from_bytes(out[30:34]) not in DSR_BACKENDS:
+        if verdict != TX or out[30:34] not in DSR_BACKENDS:
             return False
-        head = struct.pack(">BBHHHBBHI", 0x45, frame[15], total, 0, 0x4000, 64, 4, 0, parse_ipv4(NODE))
+        head = struct.pack(">BBHHHBBH4s", 0x45, frame[15], total, 0, 0x4000, 64, 4, 0, parse_address(NODE))
         head += out[30:34]
         head = head[:10] + checksum(head).to_bytes(2) + head[12:]
         return out == MACS + b"\x08\x00" + head + frame[14:]
@@ -92,10 +98,10 @@ class Model:
                 return False
             self.flows[flow] = target, port
             self.used.add((target, port, protocol))
-        if (int.from_bytes(target), 8080) not in BACKENDS or port < LbConfig().snat_port_first:
+        if (target, 8080) not in BACKENDS or port < LbConfig().snat_port_first:
             return False
 
-        source = parse_ipv4(NODE).to_bytes(4)
+        source = parse_address(NODE)
         ports = struct.pack(">HH", port, 8080)
         made = bytearray(MACS + frame[12:])
         made[22] -= 1
@@ -139,8 +145,8 @@ def test_every_frame_leaves_as_the_model_says(lb: Balancer, mtu: int, seed: int)
         hop=NextHop(LOOPBACK, MACS, mtu),
     )
     model = Model(mtu)
-    clients = tuple(parse_ipv4(f"198.51.100.{i}") for i in range(1, 9))
-    targets = (*VIPS, *VIPS, parse_ipv4("192.0.2.99"))
+    clients = tuple(number(f"198.51.100.{i}") for i in range(1, 9))
+    targets = (*VIPS, *VIPS, number("192.0.2.99"))
     frames = Frames(Random(seed), clients, targets, (53, 80, 443, 8080, 40000))
     for _ in range(FRAMES):
         frame = frames.one()

@@ -35,7 +35,7 @@ def test_the_stage_decides_in_a_chain_as_alone(lb_reverse: bool) -> None:
         maps = {name: loaded.maps[linked].duplicate() for name, linked in names if name != ".rodata"}
         with loaded.programs["dispatcher"].duplicate() as program:
             host = Firewall(program, maps)
-            apply_local(maps, [0xC0000201])
+            apply_local(maps, [bytes((192, 0, 2, 1))])
             match = L4Match(6, (PortRange(80, 80),))
             host.enforce(Policy("p", 1, (PolicyRule("web", Action.DENY, protocols=(match,)),)))
             packets = [ETH / IP(src="198.51.100.9", dst="192.0.2.1") / TCP(dport=port) for port in (80, 81)]

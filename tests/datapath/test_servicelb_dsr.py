@@ -10,7 +10,7 @@ from scapy.layers.l2 import Dot1Q, Ether
 from scapy.packet import Raw
 
 from kubebee.lb.layout import NextHop
-from kubebee.lb.model import Forwarding, LbConfig, Protocol, parse_ipv4
+from kubebee.lb.model import Forwarding, LbConfig, Protocol, parse_address
 from support.servicelb import (
     CLIENT,
     CONFIG,
@@ -80,7 +80,7 @@ def test_bytes_that_pad_a_short_frame_do_not_count_as_packet(lb: Balancer) -> No
 
 def test_the_outer_source_is_spread_over_its_prefix_by_flow() -> None:
     config = LbConfig(
-        snat_address=CONFIG.snat_address, encap_source=parse_ipv4("172.16.0.0"), encap_prefix=16
+        snat_address=CONFIG.snat_address, encap_source=parse_address("172.16.0.0"), encap_prefix=16
     )
     with balancer() as lb:
         lb.serve(frontend(f"{BACKEND}:80", forwarding=Forwarding.DSR_IPIP), config=config)

@@ -12,12 +12,12 @@ from kubebee.bpf.btf_types import Enum
 from kubebee.bpf.elf import parse_elf
 from kubebee.lb import layout
 from kubebee.lb.layout import BackendFlag, BackendValue, Flow, FlowKey, FrontendValue, NextHop, Reverse, Stat
-from kubebee.lb.model import FrontendKey, LbConfig, Protocol, parse_ipv4
+from kubebee.lb.model import FrontendKey, LbConfig, Protocol, format_address, parse_address
 from support.clang import compile_c
 from support.servicelb import elf
 
 ONE, TWO = "192.0.2.1", "10.9.8.7"
-A, B = parse_ipv4(ONE), parse_ipv4(TWO)
+A, B = parse_address(ONE), parse_address(TWO)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_frontends(btf: Btf) -> None:
     assert as_c(btf, "kb_lb_frontend_key", key) == {"address": ONE, "port": 8080, "protocol": 17}
     assert layout.unpack_key(key) == FrontendKey(A, 8080, Protocol.UDP)
     assert layout.unpack_key(layout.pack_address_key(A)) == A
-    value = FrontendValue(base=1, size=2, id=3, fingerprint=4, flags=1)
+    value = FrontendValue(1, 2, 3, 4, 5, 6, 7, 8)
     assert as_c(btf, "kb_lb_frontend", value.pack()) == value._asdict()
     assert FrontendValue.unpack(value.pack()) == value
 
@@ -85,7 +85,7 @@ def test_flows(btf: Btf) -> None:
     raw = bytes(range(24))
     flow = as_c(btf, "kb_lb_flow", raw)
     read = Flow.unpack(raw)
-    assert flow["nat_address"] == layout_address(read.nat_address)
+    assert flow["nat_address"] == format_address(read.nat_address)
     assert [flow[name] for name in ("seen", "backend", "nat_port", "flags")] == [
         read[0],
         read[1],
@@ -96,13 +96,9 @@ def test_flows(btf: Btf) -> None:
     raw = bytes(range(32))
     reverse = as_c(btf, "kb_lb_rev", raw)
     back = Reverse.unpack(raw)
-    assert (reverse["client"], reverse["vip"]) == (layout_address(back.client), layout_address(back.vip))
+    assert (reverse["client"], reverse["vip"]) == (format_address(back.client), format_address(back.vip))
     names = ("seen", "backend", "client_port", "vip_port", "flags")
     assert {name: reverse[name] for name in names} == {name: getattr(back, name) for name in names}
-
-
-def layout_address(address: int) -> str:
-    return ".".join(str(byte) for byte in address.to_bytes(4, "big"))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from scapy.packet import Packet, Raw
 
 from kubebee.bpf.map import Map
 from kubebee.lb.layout import FlowKey, Reverse
-from kubebee.lb.model import LbConfig, Protocol, parse_ipv4
+from kubebee.lb.model import LbConfig, Protocol, parse_address
 from lab.netns import Namespace
 from support.servicelb import (
     CLIENT,
@@ -91,8 +91,8 @@ def test_a_flow_keeps_its_port(lb: Balancer) -> None:
 def test_the_two_entries_of_a_flow_name_each_other(lb: Balancer) -> None:
     port = nat_port(lb.send(request()).data)
     key, value = reverse_entry(lb.maps["kb_lb_rev"])
-    assert key == FlowKey(parse_ipv4(BACKEND), parse_ipv4(NODE), 8080, port, Protocol.TCP)
-    assert value[2:6] == (parse_ipv4(CLIENT), parse_ipv4(VIP), 40000, 80)
+    assert key == FlowKey(parse_address(BACKEND), parse_address(NODE), 8080, port, Protocol.TCP)
+    assert value[2:6] == (parse_address(CLIENT), parse_address(VIP), 40000, 80)
 
 
 def test_a_udp_checksum_is_kept_right_and_a_missing_one_stays_missing(lb: Balancer) -> None:
@@ -193,7 +193,7 @@ def test_flows_to_one_backend_have_different_ports(lb: Balancer) -> None:
 
 
 def test_ports_that_run_out_fail_fast_and_take_no_live_flow() -> None:
-    config = LbConfig(snat_address=parse_ipv4(NODE), snat_port_first=61000, snat_port_last=61003)
+    config = LbConfig(snat_address=parse_address(NODE), snat_port_first=61000, snat_port_last=61003)
     with balancer() as lb:
         lb.serve(frontend(f"{BACKEND}:8080"), config=config)
         verdicts = [lb.send(request(sport=sport)).retval for sport in range(30000, 30010)]
@@ -289,7 +289,7 @@ def test_a_connection_that_goes_on_after_a_forged_reset_is_alive(lb: Balancer) -
 
 
 def test_no_flow_takes_a_port_that_a_frontend_has_on_the_snat_address() -> None:
-    config = LbConfig(snat_address=parse_ipv4(NODE), snat_port_first=61000, snat_port_last=61001)
+    config = LbConfig(snat_address=parse_address(NODE), snat_port_first=61000, snat_port_last=61001)
     with balancer() as lb:
         taken = frontend(f"{OTHER}:8080", vip=NODE, port=61000)
         lb.serve(frontend(f"{BACKEND}:8080"), taken, config=config)

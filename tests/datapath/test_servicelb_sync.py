@@ -13,7 +13,7 @@ from scapy.packet import Packet
 from kubebee.bpf.map import Map
 from kubebee.bpf.syscall import BpfError
 from kubebee.lb import stats
-from kubebee.lb.layout import FrontendFlag, FrontendValue, pack_key, u32
+from kubebee.lb.layout import FrontendValue, pack_key, u32
 from kubebee.lb.model import Forwarding, Frontend, FrontendKey, LbConfig, LbModelError, Protocol, merge
 from kubebee.lb.sync import LbState, SyncReport
 from kubebee.loader.data import LbData
@@ -82,7 +82,7 @@ def test_backends_keep_their_numbers_when_others_come_and_go(lb: Balancer) -> No
     lb.serve(frontend(*TEN[:3], forwarding=DSR))
     key = frontend().key
 
-    def numbers() -> dict[int, int]:
+    def numbers() -> dict[bytes, int]:
         served = lb.state.served[key]
         return {m.address: n for m, n in zip(served.members, served.ids, strict=True)}
 
@@ -166,7 +166,7 @@ def test_snat_without_an_address_is_refused_before_anything_is_written(lb: Balan
 
 def test_a_changed_setting_is_map_data(lb: Balancer) -> None:
     lb.serve(frontend("10.0.0.1:80", forwarding=DSR))
-    lb.serve(frontend("10.0.0.1:80", forwarding=DSR), config=LbConfig(snat_address=0x0A0000FE))
+    lb.serve(frontend("10.0.0.1:80", forwarding=DSR), config=LbConfig(snat_address=bytes((10, 0, 0, 254))))
     assert IP(lb.send(to_vip()).data[14:]).src == "10.0.0.254"
 
 
@@ -201,7 +201,7 @@ def test_a_frontend_without_backends_gets_its_first_and_loses_its_last(lb: Balan
 def test_corrupt_tables_are_redone_and_harm_no_packet(lb: Balancer) -> None:
     lb.serve(frontend(*TEN, forwarding=DSR))
     key = pack_key(frontend().key)
-    wild = FrontendValue(base=0x7F000000, size=1009, id=0, fingerprint=1, flags=1)
+    wild = FrontendValue(0x7F000000, 1009, 0x7F000000, 1009, fingerprint=1, flags=1)
     lb.maps["kb_lb_fe"].update(key, wild.pack())
     assert lb.send(to_vip()).retval == DROP
     lb.state = LbState.adopt(lb.maps)
@@ -243,9 +243,9 @@ def test_after_a_map_refused_a_write_the_next_pass_writes_what_is_missing() -> N
         data, table = LbData(), lb.maps["kb_lb_fe"]
         data.apply(lb.maps, unit_of(frontend(*TEN, port=80)))
         room = table.info.max_entries - len(contents(table))
-        foreign = [pack_key(FrontendKey(1, number, Protocol.UDP)) for number in range(1, room + 1)]
+        foreign = [pack_key(FrontendKey(b"\0\0\0\1", number, Protocol.UDP)) for number in range(1, room + 1)]
         for key in foreign:  # by somebody else, so that kubebee counts on room that is not there
-            table.update(key, FrontendValue(0, 0, 0, 0, FrontendFlag(0)).pack())
+            table.update(key, FrontendValue().pack())
         wanted = unit_of(frontend(*TEN, port=80), frontend(*TEN, port=81))
         with pytest.raises(BpfError):
             data.apply(lb.maps, wanted)

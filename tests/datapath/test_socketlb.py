@@ -7,6 +7,7 @@ import errno
 import os
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,8 @@ class Node:
                     frontend(f"{TWO}:5353", port=54, protocol=UDP),
                     frontend(port=81),
                     frontend(port=81, protocol=UDP),
+                    replace(frontend(port=82), inside=frontend(f"{ONE}:8080").backends, drop_outside=True),
+                    replace(frontend(f"{ONE}:8080", port=83), inside=(), sockets_only=True),
                 ]
             ),
             CONFIG,
@@ -123,6 +126,13 @@ def test_connections_spread_over_backends_and_are_counted(node: Node) -> None:
     counts = {s.key.port: s for s in stats.read(node.maps, node.state) if s.key.protocol is TCP}[80]
     assert counts.counts.connections == 40
     assert all(backend.counts.connections > 5 for backend in counts.backends)
+
+
+def test_a_backend_for_sockets_alone_is_reached_and_one_for_packets_alone_is_not(node: Node) -> None:
+    with node.listen(ONE), node.connect(VIP, 82) as client:
+        assert client.getpeername() == (VIP, 82)
+        with pytest.raises(OSError, match=NO_ROUTE):
+            node.connect(VIP, 83)
 
 
 def test_without_a_backend_connect_says_no_route_to_host_not_permission(node: Node) -> None:

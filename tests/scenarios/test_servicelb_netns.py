@@ -13,7 +13,7 @@ from kubebee.bpf import attach
 from kubebee.bpf.neighbours import NeighbourKey, keep_resolved, stop_keeping
 from kubebee.bpf.routes import lookup_routes
 from kubebee.lb import stats
-from kubebee.lb.model import Forwarding, LbConfig, Protocol, merge, parse_ipv4
+from kubebee.lb.model import Forwarding, LbConfig, Protocol, merge, parse_address
 from lab import BACKENDS, NODE, VIP, Lab, http_get, is_denied, tcp_connect, udp_ask
 from lab.netns import inside
 from lab.traffic import http_ask
@@ -22,7 +22,7 @@ from support.servicelb import Balancer, balancer, frontend
 pytestmark = pytest.mark.root
 
 ONE, TWO = BACKENDS["backend1"], BACKENDS["backend2"]
-CONFIG = LbConfig(snat_address=parse_ipv4(NODE))
+CONFIG = LbConfig(snat_address=parse_address(NODE))
 INTERFACES = ("eth0", "eth1", "eth2")
 BOTH = set(BACKENDS)
 
@@ -42,7 +42,7 @@ def lb(lab: Lab) -> Iterator[Balancer]:
 
 
 def neighbours() -> list[NeighbourKey]:
-    routes = lookup_routes([parse_ipv4(ONE), parse_ipv4(TWO)])
+    routes = lookup_routes([parse_address(ONE), parse_address(TWO)])
     return [NeighbourKey(route.ifindex, route.neighbour) for route in routes if route]
 
 
@@ -127,4 +127,4 @@ def test_neighbours_are_kept_resolved_until_they_are_given_up(lab: Lab) -> None:
 def test_the_node_itself_and_what_no_route_leads_to_have_no_next_hop(lab: Lab) -> None:
     lab.node.network.ip("route", "add", "unreachable", "10.66.0.0/24")
     with inside(lab.node.network):
-        assert lookup_routes([parse_ipv4(NODE), parse_ipv4("10.66.0.1")]) == [None, None]
+        assert lookup_routes([parse_address(NODE), parse_address("10.66.0.1")]) == [None, None]

@@ -70,7 +70,7 @@ def firewall(*local: str, lb_reverse: bool = False) -> Iterator[Firewall]:
         loaded.load()
         maps = {name: loaded_map.duplicate() for name, loaded_map in loaded.maps.items()}
         with loaded.programs["kb_hostpolicy"].duplicate() as program:
-            apply_local(maps, (int(IPv4Address(address)) for address in local))
+            apply_local(maps, (IPv4Address(address).packed for address in local))
             yield Firewall(program, maps)
         for opened in maps.values():
             opened.close()

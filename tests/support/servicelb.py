@@ -25,7 +25,7 @@ from kubebee.lb.model import (
     LbConfig,
     Protocol,
     merge,
-    parse_ipv4,
+    parse_address,
 )
 from kubebee.lb.sync import LbState, SyncReport
 from kubebee.render.environment import render_builtin
@@ -40,7 +40,7 @@ LOOPBACK = 1
 NODE_MAC, CLIENT_MAC, ROUTER_MAC = "02:00:00:00:00:01", "02:00:00:00:00:02", "02:00:00:00:00:03"
 CLIENT, VIP, NODE = "198.51.100.7", "192.0.2.10", "10.0.0.1"
 HOP = NextHop(LOOPBACK, bytes.fromhex((ROUTER_MAC + NODE_MAC).replace(":", "")), 1500)
-CONFIG = LbConfig(snat_address=parse_ipv4(NODE))
+CONFIG = LbConfig(snat_address=parse_address(NODE))
 ETHER = Ether(src=CLIENT_MAC, dst=NODE_MAC)
 SENT = Ether(src=NODE_MAC, dst=ROUTER_MAC)
 
@@ -80,8 +80,10 @@ def frontend(
     for text in backends:
         endpoint, _, weight = text.partition("*")
         address, _, backend_port = endpoint.partition(":")
-        parsed.append(Backend(parse_ipv4(address), int(backend_port), int(weight or 1)))
-    return Frontend(FrontendKey(parse_ipv4(vip), port, protocol), tuple(parsed), forwarding, owner)
+        parsed.append(Backend(parse_address(address), int(backend_port), int(weight or 1)))
+    return Frontend(
+        FrontendKey(parse_address(vip), port, protocol), tuple(parsed), forwarding=forwarding, owner=owner
+    )
 
 
 class Balancer:

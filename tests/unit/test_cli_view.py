@@ -11,7 +11,7 @@ from kubebee.cli import view
 from kubebee.cli.rates import count
 from kubebee.cli.snapshot import Resource, Snapshot
 from kubebee.lb.layout import Stat
-from kubebee.lb.model import Backend, FrontendKey, Protocol, parse_ipv4
+from kubebee.lb.model import Backend, FrontendKey, Protocol, parse_address
 from kubebee.lb.stats import BackendStats, FrontendStats
 from kubebee.loader.counted import DropsReading, FunctionReading
 from kubebee.loader.pinned import Counters
@@ -27,7 +27,7 @@ PACKETS, SHOP, EDGE = (
     ResourceKey("HostPolicy", "edge"),
 )
 LB, FIREWALL = ResourceKey("ServiceLB", "_all"), ResourceKey("HostPolicy", "_12345678")
-WEB = FrontendKey(parse_ipv4("10.200.0.10"), 80, Protocol.TCP)
+WEB = FrontendKey(parse_address("10.200.0.10"), 80, Protocol.TCP)
 
 
 def resource(
@@ -136,7 +136,7 @@ def test_resources_that_share_programs_have_them_once() -> None:
 
 
 def served(connections: int, *, draining: bool = False) -> FrontendStats:
-    backend = Backend(parse_ipv4("10.2.1.2"), 8080)
+    backend = Backend(parse_address("10.2.1.2"), 8080)
     counts = Stat(packets=6 * connections, ip_bytes=0, connections=connections)
     return FrontendStats(WEB, "", counts, (BackendStats(backend, counts, draining),))
 

@@ -21,7 +21,7 @@ HEADROOM = 1.05  # _maglev.c: no backend takes more than this of its share
 
 def backends(count: int, seed: int = 0) -> tuple[Backend, ...]:
     addresses = random.Random(seed).sample(range(1 << 24, 223 << 24), count)
-    return tuple(sorted(Backend(address, 80) for address in addresses))
+    return tuple(sorted(Backend(address.to_bytes(4), 80) for address in addresses))
 
 
 def table(members: tuple[Backend, ...], size: int) -> list[Backend]:
@@ -38,7 +38,7 @@ def test_a_table_has_at_least_100_slots_a_backend_up_to_a_bound(count: int, size
 
 def test_no_backend_or_only_weights_of_zero_need_no_table() -> None:
     assert table_size(()) == 0
-    assert table_size((Backend(1, 80, 0), Backend(2, 80, 0))) == 0
+    assert table_size((Backend(bytes(4), 80, 0), Backend(b"\0\0\0\1", 80, 0))) == 0
 
 
 @pytest.mark.parametrize("count", [2, 5, 10, 50, 100])
@@ -111,7 +111,7 @@ def test_the_flow_hash_spreads_clients_ports_and_addresses() -> None:
         buckets: Counter[int] = Counter()
         for i in range(20_000):
             client, port = (0xC6336407, 1024 + i) if vary == "port" else (0x0A000000 + i, 40000)
-            buckets[flow_hash(client, 0xC000020A, port, 80, 7) * 100 >> 32] += 1
+            buckets[flow_hash(client.to_bytes(4), bytes((192, 0, 2, 10)), port, 80, 7) * 100 >> 32] += 1
         chi_squared = sum((buckets[b] - 200) ** 2 / 200 for b in range(100))
         assert chi_squared < 180, vary  # 99 degrees of freedom; random data exceed 160 once in 10,000
 
@@ -165,7 +165,7 @@ def test_numbers_are_reused_oldest_first_after_all_fresh_ones() -> None:
 def test_map_sizes_hold_twice_what_is_served() -> None:
     few = map_sizes(need_of([]))
     assert all(size >= 4096 for size in few.values())
-    many = [Frontend(FrontendKey(i, 80, Protocol.TCP), backends(10)) for i in range(2000)]
+    many = [Frontend(FrontendKey(i.to_bytes(4), 80, Protocol.TCP), backends(10)) for i in range(2000)]
     sizes = map_sizes(need_of(many))
     assert sizes["kb_lb_slots"] >= 2 * 2000 * tables.rows_of(1009)
     assert sizes["kb_lb_be"] == sizes["kb_lb_be_stat"] >= 2 * 20_000

@@ -19,13 +19,13 @@ class NetChanges:
 
     Attributes:
         neighbours: with True for those that are gone.
-        prefixes: address and mask, host order, of IPv4 routes that came, changed or went.
+        prefixes: address and length of IPv4 routes that came, changed or went.
         everything: rules changed, or news got lost: look at all of it anew.
     """
 
     links: list[LinkChange] = field(default_factory=list)
     neighbours: list[tuple[Neighbour, bool]] = field(default_factory=list)
-    prefixes: set[tuple[int, int]] = field(default_factory=set)
+    prefixes: set[tuple[bytes, int]] = field(default_factory=set)
     everything: bool = False
 
 

@@ -24,26 +24,26 @@ class Route:
 
     Attributes:
         ifindex: interface that it leaves by.
-        neighbour: address in network order whose MAC frames carry: the gateway's (4 or 16 bytes, RFC 8950)
+        neighbour: address whose MAC frames carry: the gateway's (4 or 16 bytes, RFC 8950)
             or the destination's own.
         mtu: of the route; 0 = the interface's.
-        source: address this host would send from, host order.
+        source: address this host would send from, b"" if the kernel names none.
     """
 
     ifindex: int
     neighbour: bytes
     mtu: int
-    source: int
+    source: bytes
 
 
-def lookup_routes(addresses: Sequence[int]) -> list[Route | None]:
-    """Return the route to each address (host order); None where there is none, or it is this host's own.
+def lookup_routes(addresses: Sequence[bytes]) -> list[Route | None]:
+    """Return the route to each address; None where there is none, or it is this host's own.
 
     Raises:
         BpfError: netlink failed.
     """
     head = _RTMSG.pack(socket.AF_INET, 32, 0, 0, 0, 0, 0, 0, 0)
-    requests = [head + pack_attribute(_RTA_DST, address.to_bytes(4, "big")) for address in addresses]
+    requests = [head + pack_attribute(_RTA_DST, address) for address in addresses]
     answers = ask(_RTM_GETROUTE, 0, requests)
     return [
         _route(address, answer) if isinstance(answer, bytes) else None
@@ -51,21 +51,20 @@ def lookup_routes(addresses: Sequence[int]) -> list[Route | None]:
     ]
 
 
-def _route(address: int, payload: bytes) -> Route | None:
+def _route(address: bytes, payload: bytes) -> Route | None:
     found = attributes(payload[_RTMSG.size :])
     ifindex = u32(found, _RTA_OIF)
     if _RTMSG.unpack_from(payload)[7] != _RTN_UNICAST or ifindex is None:
         return None
     via = found.get(_RTA_VIA, b"")[2:]  # after its address family
-    neighbour = found.get(_RTA_GATEWAY) or via or address.to_bytes(4, "big")
+    neighbour = found.get(_RTA_GATEWAY) or via or address
     mtu = u32(attributes(found.get(_RTA_METRICS, b"")), _RTAX_MTU) or 0
-    return Route(ifindex, neighbour, mtu, int.from_bytes(found.get(_RTA_PREFSRC, b""), "big"))
+    return Route(ifindex, neighbour, mtu, found.get(_RTA_PREFSRC, b""))
 
 
-def changed_prefix(payload: bytes) -> tuple[int, int] | None:
-    """Return address (host order) and mask of the IPv4 route that an RTM_*ROUTE event is about."""
+def changed_prefix(payload: bytes) -> tuple[bytes, int] | None:
+    """Return address and length of the IPv4 route that an RTM_*ROUTE event is about."""
     family, length, *_, flags = _RTMSG.unpack_from(payload)
     if family != socket.AF_INET or flags & _RTM_F_CLONED:
         return None
-    destination = attributes(payload[_RTMSG.size :]).get(_RTA_DST, bytes(4))
-    return int.from_bytes(destination, "big"), (0xFFFFFFFF << (32 - length)) & 0xFFFFFFFF
+    return attributes(payload[_RTMSG.size :]).get(_RTA_DST, bytes(4)), length

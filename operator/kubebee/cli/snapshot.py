@@ -14,7 +14,7 @@ from kubebee.api.parse import parse_resource
 from kubebee.api.v1alpha1.hostpolicy import HostPolicy
 from kubebee.api.v1alpha1.servicelb import ServiceLB
 from kubebee.errors import KubebeeError
-from kubebee.lb.model import FrontendKey, Protocol, parse_ipv4
+from kubebee.lb.model import FrontendKey, Protocol, parse_address
 from kubebee.loader.pinned import Attached, Counters, PinnedReader
 from kubebee.loader.pins import PinRoot
 from kubebee.planner import hostpolicy
@@ -237,5 +237,5 @@ def _policy_units(policies: Sequence[tuple[Declared, HostPolicy]]) -> list[Polic
 def _frontends(lb: ServiceLB) -> Iterator[tuple[FrontendKey, str]]:
     for item in lb.spec.frontends:
         if ":" not in item.address:  # IPv6 is refused, its status says so
-            key = FrontendKey(parse_ipv4(item.address), item.port, Protocol[item.protocol])
+            key = FrontendKey(parse_address(item.address), item.port, Protocol[item.protocol])
             yield key, f"{lb.metadata.name}/{item.name}"

@@ -11,7 +11,6 @@ from rich.text import Text
 
 from kubebee.cli.rates import NONE, Rates
 from kubebee.cli.snapshot import Place, Resource, Snapshot
-from kubebee.lb.model import format_ipv4
 from kubebee.loader.counted import FunctionReading
 from kubebee.planner.plan import ResourceKey
 from kubebee.policy.compile import BUILTIN
@@ -170,7 +169,7 @@ def _frontends(now: Snapshot, rates: Rates) -> Table:
             *rates.cells(("packets", frontend.key)),
         )
         for member in frontend.backends:
-            address = f"{format_ipv4(member.backend.address)}:{member.backend.port}"
+            address = str(member.backend)
             table.add_row(
                 "  leaving" if member.draining else "  backend",
                 address,

@@ -1,6 +1,7 @@
 """Bytes of ServiceLB's maps: the user-space half of templates/include/lb_types.h and lb_flow.h.
 
-Addresses and ports go to the maps in network byte order, everything else in the machine's.
+Addresses are bytes in network order, ports plain integers; ports go to the maps in network byte order,
+everything else in the machine's.
 """
 
 from __future__ import annotations
@@ -16,19 +17,20 @@ ROW_BYTES = ROW_SLOTS * 4
 NO_MACS = bytes(12)
 
 _U32 = struct.Struct("=I")
-_FRONTEND_KEY = struct.Struct(">IHBx")
-_FRONTEND = struct.Struct("=IIIIH6x")
-_ENDPOINT = struct.Struct(">IH")
+_FRONTEND_KEY = struct.Struct(">4sHBx")
+_FRONTEND = struct.Struct("=IIIIIIIH2x")
+_ENDPOINT = struct.Struct(">4sH")
 _BACKEND_REST = struct.Struct("=HII12sHH")
-_CONFIG_ADDRESSES = struct.Struct(">III")
+_CONFIG_ADDRESSES = struct.Struct(">II4s")
 _CONFIG_REST = struct.Struct("=HHQ")
 _STAT = struct.Struct("=QQQ")
-_FLOW_KEY = struct.Struct(">IIHHB3x")
+_FLOW_KEY = struct.Struct(">4s4sHHB3x")
 _FLOW_HEAD = struct.Struct("=QI")
-_FLOW_NAT = struct.Struct(">IH")
+_FLOW_NAT = struct.Struct(">4sH")
 _FLOW_FLAGS = struct.Struct("=H")
-_REVERSE_CLIENT = struct.Struct(">IIHH")
+_REVERSE_CLIENT = struct.Struct(">4s4sHH")
 
+FRONTEND_BYTES = _FRONTEND.size
 BACKEND_BYTES = _ENDPOINT.size + _BACKEND_REST.size
 
 
@@ -37,6 +39,9 @@ class FrontendFlag(IntFlag):
 
     DSR_IPIP = 1
     ADDRESS = 2
+    SOURCES = 4
+    SOCKETS_ONLY = 8
+    DROP_OUTSIDE = 16
 
 
 class BackendFlag(IntFlag):
@@ -45,6 +50,11 @@ class BackendFlag(IntFlag):
     USED = 1
     GONE = 2
     NEXT_HOP = 4
+    NOT_OUTSIDE = 8
+    NOT_INSIDE = 16
+
+
+_NEXT_HOP = int(BackendFlag.NEXT_HOP)  # arithmetic of enums takes ten times as long
 
 
 class FlowFlag(IntFlag):
@@ -56,13 +66,23 @@ class FlowFlag(IntFlag):
 
 
 class FrontendValue(NamedTuple):
-    """struct kb_lb_frontend. `base` and `size` count slots."""
+    """struct kb_lb_frontend. A table is a first slot and a number of slots.
 
-    base: int
-    size: int
-    id: int
-    fingerprint: int
-    flags: int
+    Attributes:
+        base, size: table for packets from outside.
+        inside_base, inside_size: table for the node's sockets; the same one where nothing differs.
+        fingerprint: of both tables' contents.
+        affinity: seconds.
+    """
+
+    base: int = 0
+    size: int = 0
+    inside_base: int = 0
+    inside_size: int = 0
+    id: int = 0
+    fingerprint: int = 0
+    affinity: int = 0
+    flags: int = 0
 
     def pack(self) -> bytes:
         """Return the map's value."""
@@ -72,6 +92,12 @@ class FrontendValue(NamedTuple):
     def unpack(cls, value: bytes) -> FrontendValue:
         """Read the map's value."""
         return cls(*_FRONTEND.unpack(value))
+
+    @property
+    def tables(self) -> set[tuple[int, int]]:
+        """Base and size of the tables that it has."""
+        both = {(self.base, self.size), (self.inside_base, self.inside_size)}
+        return {(base, size) for base, size in both if size}
 
 
 class NextHop(NamedTuple):
@@ -90,7 +116,7 @@ class NextHop(NamedTuple):
 class BackendValue(NamedTuple):
     """struct kb_lb_backend."""
 
-    address: int
+    address: bytes
     port: int
     weight: int
     frontend: int
@@ -100,7 +126,7 @@ class BackendValue(NamedTuple):
     def pack(self) -> bytes:
         """Return the map's value."""
         ifindex, macs, mtu = self.hop or (0, NO_MACS, 0)
-        flags = self.flags | (BackendFlag.NEXT_HOP if self.hop else 0)
+        flags = self.flags | _NEXT_HOP if self.hop else self.flags
         rest = _BACKEND_REST.pack(self.weight, self.frontend, ifindex, macs, mtu, flags)
         return _ENDPOINT.pack(self.address, self.port) + rest
 
@@ -109,8 +135,8 @@ class BackendValue(NamedTuple):
         """Read the map's value."""
         address, port = _ENDPOINT.unpack_from(value)
         weight, frontend, ifindex, macs, mtu, flags = _BACKEND_REST.unpack_from(value, _ENDPOINT.size)
-        hop = NextHop(ifindex, macs, mtu) if flags & BackendFlag.NEXT_HOP else None
-        return cls(address, port, weight, frontend, hop, flags & ~BackendFlag.NEXT_HOP)
+        hop = NextHop(ifindex, macs, mtu) if flags & _NEXT_HOP else None
+        return cls(address, port, weight, frontend, hop, flags & ~_NEXT_HOP)
 
 
 class Stat(NamedTuple):
@@ -136,10 +162,10 @@ class Stat(NamedTuple):
 
 
 class FlowKey(NamedTuple):
-    """struct kb_lb_flow_key: a packet's addresses and ports, host order."""
+    """struct kb_lb_flow_key: a packet's addresses and ports."""
 
-    saddr: int
-    daddr: int
+    saddr: bytes
+    daddr: bytes
     sport: int
     dport: int
     protocol: int
@@ -159,7 +185,7 @@ class Flow(NamedTuple):
 
     seen: int
     backend: int
-    nat_address: int
+    nat_address: bytes
     nat_port: int
     flags: int
 
@@ -178,8 +204,8 @@ class Reverse(NamedTuple):
 
     seen: int
     backend: int
-    client: int
-    vip: int
+    client: bytes
+    vip: bytes
     client_port: int
     vip_port: int
     flags: int
@@ -204,12 +230,12 @@ def pack_key(key: FrontendKey) -> bytes:
     return _FRONTEND_KEY.pack(*key)
 
 
-def pack_address_key(address: int) -> bytes:
+def pack_address_key(address: bytes) -> bytes:
     """Return the key that stands for a whole address."""
     return _FRONTEND_KEY.pack(address, 0, 0)
 
 
-def unpack_key(key: bytes) -> FrontendKey | int:
+def unpack_key(key: bytes) -> FrontendKey | bytes:
     """Read the frontend map's key: a frontend's, or the address that a FrontendFlag.ADDRESS entry is for."""
     address, port, protocol = _FRONTEND_KEY.unpack(key)
     return FrontendKey(address, port, Protocol(protocol)) if protocol else address
@@ -217,19 +243,19 @@ def unpack_key(key: bytes) -> FrontendKey | int:
 
 def pack_config(config: LbConfig) -> bytes:
     """Return the value of the settings map."""
-    source = config.encap_source or config.snat_address
+    source = int.from_bytes(config.encap_source or config.snat_address)
     host_mask = 0xFFFFFFFF >> config.encap_prefix
     ports = config.snat_port_last - config.snat_port_first + 1
-    return _CONFIG_ADDRESSES.pack(source & ~host_mask, host_mask, config.snat_address) + _CONFIG_REST.pack(
-        config.snat_port_first, ports, config.hash_seed
-    )
+    addresses = _CONFIG_ADDRESSES.pack(source & ~host_mask, host_mask, config.snat_address)
+    return addresses + _CONFIG_REST.pack(config.snat_port_first, ports, config.hash_seed)
 
 
-def flow_hash(saddr: int, daddr: int, sport: int, dport: int, seed: int) -> int:
-    """Return lb_hash() of lb_select.h, a 32-bit number, for a packet's fields in host order."""
-    wire = struct.pack(">IIHH", saddr, daddr, sport, dport)
-    saddr, daddr, sport, dport = struct.unpack("=IIHH", wire)
-    x = ((saddr << 32 | daddr) ^ seed) * 0x9E3779B97F4A7C15 & (1 << 64) - 1
+def flow_hash(saddr: bytes, daddr: bytes, sport: int, dport: int, seed: int) -> int:
+    """Return lb_hash() of lb_select.h, a 32-bit number, for a packet's fields."""
+    wire = struct.pack(">4s4sHH", saddr, daddr, sport, dport)
+    words: tuple[int, int, int, int] = struct.unpack("=IIHH", wire)
+    source, destination, sport, dport = words
+    x = ((source << 32 | destination) ^ seed) * 0x9E3779B97F4A7C15 & (1 << 64) - 1
     x ^= x >> 32
     x ^= sport << 16 | dport
     return (x * 0xFF51AFD7ED558CCD & (1 << 64) - 1) >> 32

@@ -1,7 +1,8 @@
 """What the load balancer shall do, as plain values: frontends, their backends, and the node's settings.
 
-Addresses are IPv4 as host-order integers and ports are plain integers: at 100,000 backends an
-`ipaddress.IPv4Address` each would cost more memory than the maps themselves.
+An address is `bytes` in network order, 4 (IPv4) or 16 (IPv6) long, and a port is a plain integer: that packs
+without work, is compared in C, and says its family. At 100,000 backends an `ipaddress.IPv4Address` each would
+cost more memory than the maps themselves.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import socket
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
-from ipaddress import IPv4Address
 from typing import NamedTuple
 
 from kubebee.errors import KubebeeError
@@ -18,6 +18,8 @@ from kubebee.errors import KubebeeError
 MAX_WEIGHT = 1000
 MAX_BACKENDS = 4096
 """Per frontend: above it a slot table of bounded size would no longer divide fairly."""
+MAX_AFFINITY_SECONDS = 86400
+"""As the API of Services has it."""
 
 
 class LbModelError(KubebeeError):
@@ -37,6 +39,7 @@ class Protocol(IntEnum):
 
     TCP = 6
     UDP = 17
+    SCTP = 132
 
 
 class Forwarding(StrEnum):
@@ -48,64 +51,102 @@ class Forwarding(StrEnum):
     """The packet travels unchanged inside IP-in-IP; the backend answers the client directly."""
 
 
-def parse_ipv4(text: str) -> int:
-    """Return dotted-quad `text` as a host-order integer.
+def parse_address(text: str) -> bytes:
+    """Return an IPv4 or IPv6 address as bytes in network order.
 
     Raises:
-        LbModelError: if it is anything else.
+        LbModelError: if `text` is anything else.
     """
     try:
-        return int.from_bytes(socket.inet_pton(socket.AF_INET, text))  # ipaddress takes eight times as long
+        # ipaddress takes eight times as long.
+        return socket.inet_pton(socket.AF_INET6 if ":" in text else socket.AF_INET, text)
     except (OSError, ValueError) as error:
         raise LbModelError(
-            f"{text!r} is not an IPv4 address", hint="write four decimal numbers, as in 192.0.2.10"
+            f"{text!r} is not an IP address", hint="write one as in 192.0.2.10 or 2001:db8::10"
         ) from error
 
 
-def format_ipv4(address: int) -> str:
-    """Return a host-order integer as a dotted quad."""
-    return str(IPv4Address(address))
+def format_address(address: bytes) -> str:
+    """Return an address as people write it, IPv6 without brackets."""
+    return socket.inet_ntop(socket.AF_INET if len(address) == 4 else socket.AF_INET6, address)
+
+
+def _endpoint(address: bytes, port: int) -> str:
+    text = format_address(address)
+    return f"{text}:{port}" if len(address) == 4 else f"[{text}]:{port}"
+
+
+class Prefix(NamedTuple):
+    """A range of addresses; bits of `address` after the first `length` are 0."""
+
+    address: bytes
+    length: int
+
+    def __str__(self) -> str:
+        return f"{format_address(self.address)}/{self.length}"
+
+    def covers(self, address: bytes) -> bool:
+        """Whether `address` is in the range; one of the other family is not."""
+        whole, bits = divmod(self.length, 8)
+        if len(address) != len(self.address) or address[:whole] != self.address[:whole]:
+            return False
+        return not bits or not (address[whole] ^ self.address[whole]) >> (8 - bits)
 
 
 class Backend(NamedTuple):
     """One server. A tuple, because a pass over 100,000 of them is compared in C.
 
     Attributes:
-        address: IPv4, host order.
         port: 1-65535; with DSR it must be the frontend's, as nothing translates it.
         weight: share of the connections relative to the other backends; 0 takes no new ones.
     """
 
-    address: int
+    address: bytes
     port: int
     weight: int = 1
 
     def __str__(self) -> str:
-        return f"{format_ipv4(self.address)}:{self.port}"
+        return _endpoint(self.address, self.port)
 
 
 class FrontendKey(NamedTuple):
-    """Identity of a frontend: what clients connect to. `address` is IPv4 in host order."""
+    """Identity of a frontend: what clients connect to."""
 
-    address: int
+    address: bytes
     port: int
     protocol: Protocol
 
     def __str__(self) -> str:
-        return f"{format_ipv4(self.address)}:{self.port}/{self.protocol.name}"
+        return f"{_endpoint(self.address, self.port)}/{self.protocol.name}"
 
 
 @dataclass(frozen=True, slots=True)
 class Frontend:
-    """A virtual address and the backends behind it.
+    """A virtual address and the backends behind it. Key, backends and ranges are of one family.
+
+    Without a backend to go to, clients are refused.
 
     Attributes:
-        owner: resource that declared it, for messages ("ServiceLB/web"); no part of its behaviour.
+        backends: for packets from outside the node.
+        inside: for this node's own sockets, where they differ (externalTrafficPolicy Local: `backends` are
+            those on the node, `inside` are all); None = the same. A backend in both has one weight.
+        affinity_seconds: how long a client comes back to the backend it had (ClientIP affinity); 0 = none.
+        source_ranges: who may come from outside; () = everybody.
+        sockets_only: no packet from outside is for it, as with 127.0.0.1.
+        drop_outside: packets from outside find no backend though there are some elsewhere: they are dropped,
+            not refused, so that the client tries again.
+        owner: what declared it, for messages ("ServiceLB/web", "Service/default/web:http"); no part of its
+            behaviour.
     """
 
     key: FrontendKey
     backends: tuple[Backend, ...]
+    inside: tuple[Backend, ...] | None = None
     forwarding: Forwarding = Forwarding.SNAT
+    affinity_seconds: int = 0
+    source_ranges: tuple[Prefix, ...] = ()
+    sockets_only: bool = False
+    drop_outside: bool = False
     owner: str = field(default="", compare=False)
 
 
@@ -114,18 +155,18 @@ class LbConfig:
     """Settings of one node's datapath. All are map data: a change reloads nothing.
 
     Attributes:
-        encap_source: outer source address of DSR-IPIP (host order); 0 = `snat_address`.
+        encap_source: outer source address of DSR-IPIP; b"" = `snat_address`.
         encap_prefix: its length in bits; below 32 the host bits are filled from the flow's hash, so
             that receivers spread the tunnel over their queues.
-        snat_address: source address towards SNAT backends (host order); 0 = SNAT is refused.
+        snat_address: source address towards SNAT backends; b"" = SNAT is refused.
         snat_port_first, snat_port_last: inclusive range of source ports; keep it out of
             net.ipv4.ip_local_port_range, whose default ends at 60999.
         hash_seed: the same on all nodes that announce one VIP, so that they agree on a flow's backend.
     """
 
-    encap_source: int = 0
+    encap_source: bytes = b""
     encap_prefix: int = 32
-    snat_address: int = 0
+    snat_address: bytes = b""
     snat_port_first: int = 61000
     snat_port_last: int = 65535
     hash_seed: int = 0x6B62
@@ -147,11 +188,39 @@ def check(frontend: Frontend) -> None:
     where = f"{frontend.owner}: {frontend.key}" if frontend.owner else str(frontend.key)
     if not 0 < frontend.key.port <= 0xFFFF:
         raise LbModelError("a frontend's port must be within 1-65535", where=where)
-    if len(frontend.backends) > MAX_BACKENDS:
-        raise LbModelError(f"{len(frontend.backends)} backends, at most {MAX_BACKENDS} fit", where=where)
-    seen: set[tuple[int, int]] = set()
-    for backend in frontend.backends:
+    _check_backends(frontend, frontend.backends, where)
+    if frontend.inside is not None:
+        _check_backends(frontend, frontend.inside, where)
+        weights = {(address, port): weight for address, port, weight in frontend.backends}
+        for backend in frontend.inside:
+            if weights.get(backend[:2], backend.weight) != backend.weight:
+                raise LbModelError(
+                    f"backend {backend} has one weight for packets and another for sockets", where=where
+                )
+    for prefix in frontend.source_ranges:
+        if len(prefix.address) != len(frontend.key.address):
+            raise LbModelError(f"source range {prefix} is of another family", where=where)
+        if not 0 <= prefix.length <= 8 * len(prefix.address):
+            raise LbModelError(f"source range {prefix} is no prefix", where=where)
+    if not 0 <= frontend.affinity_seconds <= MAX_AFFINITY_SECONDS:
+        raise LbModelError(
+            f"affinity of {frontend.affinity_seconds} s is not within 0-{MAX_AFFINITY_SECONDS}", where=where
+        )
+
+
+def _check_backends(frontend: Frontend, backends: tuple[Backend, ...], where: str) -> None:
+    if len(backends) > MAX_BACKENDS:
+        raise LbModelError(f"{len(backends)} backends, at most {MAX_BACKENDS} fit", where=where)
+    length = len(frontend.key.address)
+    seen: set[tuple[bytes, int]] = set()
+    for backend in backends:
         address, port, weight = backend
+        if len(address) != length:
+            raise LbModelError(
+                f"backend {backend} is of another family than its frontend",
+                where=where,
+                hint="packets are not translated between IPv4 and IPv6: give it a frontend of its own family",
+            )
         if not 0 < port <= 0xFFFF:
             raise LbModelError(f"backend {backend}: the port must be within 1-65535", where=where)
         if not 0 <= weight <= MAX_WEIGHT:

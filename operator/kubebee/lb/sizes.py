@@ -38,8 +38,12 @@ def need_of(frontends: Iterable[Frontend]) -> Need:
     count = backends = rows = 0
     for frontend in frontends:
         count += 1
-        backends += len(frontend.backends)
         rows += rows_of(table_size(frontend.backends))
+        if frontend.inside is None:
+            backends += len(frontend.backends)
+        else:
+            backends += len({*frontend.backends, *frontend.inside})
+            rows += rows_of(table_size(frontend.inside))
     return Need(count, backends, rows)
 
 

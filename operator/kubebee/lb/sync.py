@@ -17,11 +17,15 @@ from kubebee.bpf.map import Map
 from kubebee.lb import layout, tables
 from kubebee.lb.grace import wait_for_readers
 from kubebee.lb.layout import BackendFlag, BackendValue, FrontendFlag, FrontendValue, NextHop, Stat
+from kubebee.lb.members import Contents, Members
 from kubebee.lb.model import Backend, Forwarding, Frontend, FrontendKey, LbConfig, LbModelError
 from kubebee.lb.writer import TableWriter
 
 MAP_NAMES = ("kb_lb_fe", "kb_lb_slots", "kb_lb_be", "kb_lb_be_stat", "kb_lb_fe_stat", "kb_lb_cfg")
 """What sync needs; kb_lb_flow and kb_lb_rev belong to gc, and exist only where SNAT is rendered."""
+
+# Plain numbers: arithmetic of enums takes ten times as long, and there are 100,000 backends.
+_USED, _GONE, _SOCKETS_ONLY = map(int, (BackendFlag.USED, BackendFlag.GONE, FrontendFlag.SOCKETS_ONLY))
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +55,18 @@ class Served:
 
     Attributes:
         desired: what it was written from; None if the maps disagree with themselves, so that it is redone.
-        members: its backends, sorted; `ids` are their numbers, in the same order.
+        known: its backends, of both tables; `ids` are their numbers, in the same order.
     """
 
     value: FrontendValue
     desired: Frontend | None = None
-    members: tuple[Backend, ...] = ()
+    known: Members = field(default_factory=Members)
     ids: array[int] = field(default_factory=lambda: array("I"))
+
+    @property
+    def members(self) -> tuple[Backend, ...]:
+        """Its backends, sorted."""
+        return self.known.every
 
 
 class _NoRoomError(Exception):
@@ -71,19 +80,20 @@ class LbState:
         """Describe empty maps. The sizes are entries of kb_lb_fe, kb_lb_slots and kb_lb_be."""
         self.served: dict[FrontendKey, Served] = {}
         self.gone: dict[int, BackendValue] = {}
-        self._returning: dict[tuple[int, int, int], int] = {}
+        self._returning: dict[tuple[int, bytes, int], int] = {}
         self._capacity = frontends
-        self._addresses: set[int] = set()  # as written
-        self._wanted_addresses: set[int] = set()
+        self._addresses: set[bytes] = set()  # as written
+        self._wanted_addresses: set[bytes] = set()
+        self._doubtful_addresses = False
         self._space = tables.RowSpace(rows)
         self._frontend_ids = tables.NumberPool(frontends)
         self._backend_ids = tables.NumberPool(backends)
         self._retired: set[int] = set()  # ids of removed frontends that gone backends still refer to
-        self._hops: dict[int, NextHop] = {}
+        self._hops: dict[bytes, NextHop] = {}
         self._config = b""
         self._applied: Mapping[FrontendKey, Frontend] = {}
         """What the last apply() that served all was given."""
-        self._arrived: set[int] = set()
+        self._arrived: set[bytes] = set()
 
     @classmethod
     def adopt(cls, maps: Mapping[str, Map]) -> LbState:
@@ -123,7 +133,7 @@ class LbState:
             used.add(number)
             if value.hop:
                 self._hops[value.address] = value.hop
-            if value.flags & BackendFlag.GONE:
+            if value.flags & _GONE:
                 self.gone[number] = value
                 self._retired.add(value.frontend)
             else:
@@ -137,25 +147,41 @@ class LbState:
         ids: set[int] = set()
         for raw_key, raw_value in frontends.items():
             key, value = layout.unpack_key(raw_key), FrontendValue.unpack(raw_value)
-            if isinstance(key, int):
+            if isinstance(key, bytes):
                 self._addresses.add(key)
                 continue
             found = sorted(by_frontend.pop(value.id, []), key=lambda item: item[1][:2])
-            members = tuple(Backend(v.address, v.port, v.weight) for _, v in found)
+            members = Members.with_sides(
+                tuple(Backend(v.address, v.port, v.weight) for _, v in found),
+                bytes(v.flags for _, v in found),
+            )
             served = Served(value, None, members, array("I", (number for number, _ in found)))
-            packed = tables.pack_members(members, served.ids)
-            rows = tables.rows_of(value.size)
-            owned = not rows or self._space.reserve(value.base // layout.ROW_SLOTS, rows)
-            if not owned:
-                served.value = value._replace(base=0, size=0, fingerprint=0)
-            elif tables.fingerprint(packed, value.size) == value.fingerprint:
-                served.desired = Frontend(key, members, _forwarding(value))
+            if not self._reserve(value):
+                served.value = value._replace(base=0, size=0, inside_base=0, inside_size=0, fingerprint=0)
+            elif Contents.of(members, served.ids).fingerprint == value.fingerprint:
+                served.desired = _as_desired(key, members, value)
             self.served[key] = served
-            self._wanted_addresses.add(key.address)
             ids.add(value.id)
+        self._want_addresses()
         self._retired -= ids
         every = frozenset(ids | self._retired | set(by_frontend))
         self._frontend_ids = tables.NumberPool(self._frontend_ids.capacity, every)
+
+    def _reserve(self, value: FrontendValue) -> bool:
+        """Take the rows of a frontend's tables; False if the maps give them to another frontend too."""
+        taken: list[tuple[int, int]] = []
+        for base, size in value.tables:
+            rows = base // layout.ROW_SLOTS, tables.rows_of(size)
+            if not self._space.reserve(*rows):
+                for each in taken:
+                    self._space.release(*each)
+                return False
+            taken.append(rows)
+        return True
+
+    def _release(self, value: FrontendValue) -> None:
+        for base, size in value.tables:
+            self._space.release(base // layout.ROW_SLOTS, tables.rows_of(size))
 
     def apply(
         self, maps: Mapping[str, Map], desired: Mapping[FrontendKey, Frontend], config: LbConfig
@@ -194,6 +220,8 @@ class LbState:
             added += was is None
             changed += was is not None and was.value != self.served[frontend.key].value
         writer.flush()
+        if self._doubtful_addresses:
+            self._want_addresses()
         self._write_addresses(maps["kb_lb_fe"])
         self._applied = {} if unserved else desired
         return SyncReport(
@@ -228,44 +256,60 @@ class LbState:
         frontends.delete_batch(b"".join(packed), len(packed))
         for key in keys:
             served = self.served.pop(key)
-            self._space.release(served.value.base // layout.ROW_SLOTS, tables.rows_of(served.value.size))
+            self._release(served.value)
             self._retired.add(served.value.id)
             for member, number in zip(served.members, served.ids, strict=True):
                 self._retire(writer, number, self._backend_value(member, served.value.id))
         writer.flush()
-        self._wanted_addresses = {key.address for key in self.served}
+        self._want_addresses()
         self._write_addresses(frontends)
 
     def _serve(self, writer: TableWriter, frontend: Frontend) -> None:
         """Queue the writes for one frontend that is new or differs."""
         served = self.served.get(frontend.key)
-        members = tuple(sorted(frontend.backends))
+        members = Members.of(frontend)
         known = self._numbers(served, members)
-        self._check_room(frontend.key, served, len(members) - len(known))
-        size = tables.table_size(members)
-        ids = array("I", (known[m[:2]] if m[:2] in known else self._backend_ids.take() for m in members))
-        packed = tables.pack_members(members, ids)
-        print_of_table = tables.fingerprint(packed, size)
-        same_table = served is not None and (served.value.fingerprint, served.value.size) == (
-            print_of_table,
-            size,
+        self._check_room(frontend.key, served, len(members.every) - len(known))
+        ids = array(
+            "I",
+            (known[m[:2]] if m[:2] in known else self._backend_ids.take() for m in members.every),
         )
-        base = served.value.base if served and same_table else self._place(size, ids, known)
-        number = served.value.id if served else self._frontend_ids.take()
-        flags = FrontendFlag.DSR_IPIP if frontend.forwarding is Forwarding.DSR_IPIP else FrontendFlag(0)
-        value = FrontendValue(base, size, number, print_of_table, flags)
+        contents = Contents.of(members, ids)
+        fingerprint = contents.fingerprint
+        before = served.value if served else None
+        same_tables = before is not None and (before.fingerprint, before.size, before.inside_size) == (
+            fingerprint,
+            contents.size,
+            contents.inside_size,
+        )
+        if before is not None and same_tables:
+            base, inside_base = before.base, before.inside_base
+        else:
+            base, inside_base = self._place(contents, ids, known)
+        value = FrontendValue(
+            base,
+            contents.size,
+            inside_base,
+            contents.inside_size,
+            before.id if before else self._frontend_ids.take(),
+            fingerprint,
+            frontend.affinity_seconds,
+            _flags(frontend),
+        )
 
-        self._write_members(writer, served, members, ids, number)
-        if not same_table and size:
-            writer.table(base // layout.ROW_SLOTS, size, packed)
-        if served is None or served.value != value:
+        self._write_members(writer, served, members, ids, value.id)
+        if not same_tables:
+            writer.tables(value, contents)
+        if before != value:
             writer.frontend(layout.pack_key(frontend.key), value)
         if served is not None:
             self._leave(writer, served, ids)
-            if not same_table:
-                self._space.release(served.value.base // layout.ROW_SLOTS, tables.rows_of(served.value.size))
+            if not same_tables:
+                self._release(served.value)
+            self._doubtful_addresses |= bool((served.value.flags ^ value.flags) & _SOCKETS_ONLY)
         self.served[frontend.key] = Served(value, frontend, members, ids)
-        self._wanted_addresses.add(frontend.key.address)
+        if not frontend.sockets_only:
+            self._wanted_addresses.add(frontend.key.address)
 
     def _check_room(self, key: FrontendKey, served: Served | None, fresh_backends: int) -> None:
         if fresh_backends > self._backend_ids.available:
@@ -280,23 +324,28 @@ class LbState:
         if not self._frontend_ids.available:
             raise _NoRoomError("all frontend ids are in use, removed frontends' among them")
 
-    def _numbers(self, served: Served | None, members: tuple[Backend, ...]) -> dict[tuple[int, ...], int]:
+    def _numbers(self, served: Served | None, members: Members) -> dict[tuple[bytes | int, ...], int]:
         """Return the numbers that members have, or had: a returning backend gets its own back."""
         if served is None:
             return {}
         had = {m[:2]: number for m, number in zip(served.members, served.ids, strict=True)}
-        known: dict[tuple[int, ...], int] = {}
-        for address, port, _ in members:
+        known: dict[tuple[bytes | int, ...], int] = {}
+        for address, port, _ in members.every:
             number = had.get((address, port), self._returning.get((served.value.id, address, port)))
             if number is not None:
                 known[address, port] = number
         return known
 
-    def _place(self, size: int, ids: array[int], known: dict[tuple[int, ...], int]) -> int:
-        """Return the first slot of free space for a table; without room, give fresh ids back and raise."""
-        if not size:
-            return 0
-        rows = tables.rows_of(size)
+    def _place(
+        self, contents: Contents, ids: array[int], known: dict[tuple[bytes | int, ...], int]
+    ) -> tuple[int, int]:
+        """Return the first slots of free space for both tables; without room, give fresh ids back and raise.
+
+        They lie side by side, so that there is room for both or for none.
+        """
+        rows = contents.rows
+        if not rows:
+            return 0, 0
         row = self._space.take(rows)
         if row is None and self._space.resting:
             wait_for_readers()
@@ -306,22 +355,30 @@ class LbState:
             for number in set(ids) - set(known.values()):
                 self._backend_ids.give_back(number)
             raise _NoRoomError(f"no {rows} free rows in a run for its table (kb_lb_slots)")
-        return row * layout.ROW_SLOTS
+        base = row * layout.ROW_SLOTS
+        if contents.shared:
+            return base, base
+        inside_base = base + tables.rows_of(contents.size) * layout.ROW_SLOTS
+        return base if contents.size else 0, inside_base if contents.inside_size else 0
 
     def _write_members(
         self,
         writer: TableWriter,
         served: Served | None,
-        members: tuple[Backend, ...],
+        members: Members,
         ids: array[int],
         frontend_id: int,
     ) -> None:
-        written = dict(zip(served.ids, served.members, strict=True)) if served else {}
-        for member, number in zip(members, ids, strict=True):
-            if written.get(number) != member:
+        written: dict[int, tuple[Backend, int]] = {}
+        if served is not None:
+            had = enumerate(zip(served.ids, served.members, strict=True))
+            written = {number: (member, served.known.side(i)) for i, (number, member) in had}
+        for i, (member, number) in enumerate(zip(members.every, ids, strict=True)):
+            side = members.side(i)
+            if written.get(number) != (member, side):
                 self.gone.pop(number, None)
                 self._arrived.add(member.address)
-                writer.backend(number, self._backend_value(member, frontend_id))
+                writer.backend(number, self._backend_value(member, frontend_id, side))
 
     def _leave(self, writer: TableWriter, served: Served, ids: array[int]) -> None:
         staying = set(ids)
@@ -330,27 +387,35 @@ class LbState:
                 self._retire(writer, number, self._backend_value(member, served.value.id))
 
     def _retire(self, writer: TableWriter, number: int, value: BackendValue) -> None:
-        value = value._replace(flags=BackendFlag.USED | BackendFlag.GONE)
+        value = value._replace(flags=_USED | _GONE)
         self.gone[number] = value
         writer.gone(number, value)
 
-    def _backend_value(self, member: Backend, frontend_id: int) -> BackendValue:
+    def _backend_value(self, member: Backend, frontend_id: int, side: int = 0) -> BackendValue:
         address, port, weight = member
-        return BackendValue(address, port, weight, frontend_id, self._hops.get(address), BackendFlag.USED)
+        flags = _USED | side
+        return BackendValue(address, port, weight, frontend_id, self._hops.get(address), flags)
+
+    def _want_addresses(self) -> None:
+        """Those of frontends that packets may be for."""
+        self._wanted_addresses = {
+            key.address for key, served in self.served.items() if not served.value.flags & _SOCKETS_ONLY
+        }
+        self._doubtful_addresses = False
 
     def _write_addresses(self, frontends: Map) -> None:
         """Keep one entry per address, by which fragments without ports are known to be ours."""
         wanted = self._wanted_addresses
         if wanted == self._addresses:
             return
-        value = FrontendValue(0, 0, 0, 0, FrontendFlag.ADDRESS).pack()
+        value = FrontendValue(flags=FrontendFlag.ADDRESS).pack()
         new = [layout.pack_address_key(address) for address in wanted - self._addresses]
         old = [layout.pack_address_key(address) for address in self._addresses - wanted]
         frontends.delete_batch(b"".join(old), len(old))
         frontends.update_batch(b"".join(new), value * len(new), len(new))
         self._addresses = set(wanted)
 
-    def set_next_hops(self, maps: Mapping[str, Map], hops: Mapping[int, NextHop | None]) -> int:
+    def set_next_hops(self, maps: Mapping[str, Map], hops: Mapping[bytes, NextHop | None]) -> int:
         """Write how backends are reached, by address; None = look the route up for each packet.
 
         Returns the number of backends written. A changed hop is withdrawn before it is replaced, so
@@ -374,32 +439,35 @@ class LbState:
                 self._hops[address] = hop
         return withdraw.backends_written
 
-    def addresses(self) -> set[int]:
+    def addresses(self) -> set[bytes]:
         """Return the addresses of all backends, gone ones too: flows may still lead there."""
         self._arrived.clear()
         addresses = {member.address for served in self.served.values() for member in served.members}
         return addresses | {gone.address for gone in self.gone.values()}
 
-    def take_arrived(self) -> set[int]:
+    def take_arrived(self) -> set[bytes]:
         """Return addresses of backends written since this or addresses() was last called."""
         arrived, self._arrived = self._arrived, set()
         return arrived
 
-    def next_hop(self, address: int) -> NextHop | None:
+    def next_hop(self, address: bytes) -> NextHop | None:
         """Return how backends at `address` are reached, as written; None = by a route lookup."""
         return self._hops.get(address)
 
-    def forget_next_hops(self, addresses: Iterable[int]) -> None:
+    def forget_next_hops(self, addresses: Iterable[bytes]) -> None:
         """Drop the hops of addresses that no backend has any more, so that none comes back with one."""
         for address in addresses:
             self._hops.pop(address, None)
 
-    def _backends_at(self, addresses: Iterable[int]) -> Iterable[tuple[int, BackendValue]]:
+    def _backends_at(self, addresses: Iterable[bytes]) -> Iterable[tuple[int, BackendValue]]:
         wanted = set(addresses)
         for served in self.served.values():
-            for member, number in zip(served.members, served.ids, strict=True):
+            for i, member in enumerate(served.members):
                 if member.address in wanted:
-                    yield number, self._backend_value(member, served.value.id)
+                    yield (
+                        served.ids[i],
+                        self._backend_value(member, served.value.id, served.known.side(i)),
+                    )
         for number, gone in self.gone.items():
             if gone.address in wanted:
                 yield number, gone
@@ -432,8 +500,29 @@ class LbState:
             maps["kb_lb_be_stat"].update(layout.u32(number), bytes(len(counted)))
 
 
-def _forwarding(value: FrontendValue) -> Forwarding:
-    return Forwarding.DSR_IPIP if value.flags & FrontendFlag.DSR_IPIP else Forwarding.SNAT
+def _flags(frontend: Frontend) -> int:
+    flags = 0
+    if frontend.forwarding is Forwarding.DSR_IPIP:
+        flags |= FrontendFlag.DSR_IPIP
+    if frontend.sockets_only:
+        flags |= FrontendFlag.SOCKETS_ONLY
+    if frontend.drop_outside:
+        flags |= FrontendFlag.DROP_OUTSIDE
+    return flags
+
+
+def _as_desired(key: FrontendKey, members: Members, value: FrontendValue) -> Frontend:
+    """The frontend that the maps show."""
+    flags = value.flags
+    return Frontend(
+        key,
+        members.without(BackendFlag.NOT_OUTSIDE),
+        members.without(BackendFlag.NOT_INSIDE) if members.sides else None,
+        Forwarding.DSR_IPIP if flags & FrontendFlag.DSR_IPIP else Forwarding.SNAT,
+        affinity_seconds=value.affinity,
+        sockets_only=bool(flags & FrontendFlag.SOCKETS_ONLY),
+        drop_outside=bool(flags & FrontendFlag.DROP_OUTSIDE),
+    )
 
 
 def _refuse_snat(frontends: Iterable[Frontend]) -> None:

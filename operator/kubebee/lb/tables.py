@@ -5,8 +5,7 @@ from __future__ import annotations
 import bisect
 import struct
 import zlib
-from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from kubebee.lb import _maglev
 from kubebee.lb.layout import ROW_SLOTS
@@ -20,6 +19,7 @@ _ALGORITHM = 1
 """Part of the fingerprint: raise it when _maglev.c would fill a table differently."""
 
 _MEMBER = struct.Struct("=QII")
+_SIZE = struct.Struct("=I")
 
 
 def table_size(backends: Sequence[Backend]) -> int:
@@ -36,18 +36,21 @@ def rows_of(size: int) -> int:
     return -(-size // ROW_SLOTS)
 
 
-def pack_members(backends: Sequence[Backend], ids: array[int]) -> bytes:
+def pack_members(backends: Iterable[Backend], ids: Iterable[int]) -> bytes:
     """Return what fill() wants of backends, which the caller has sorted, and their numbers."""
-    pack = _MEMBER.pack
+    pack, number_of = _MEMBER.pack, int.from_bytes
     return b"".join(
-        pack(address << 16 | port, number, weight)
+        pack(number_of(address) << 16 | port, number, weight)
         for (address, port, weight), number in zip(backends, ids, strict=True)
     )
 
 
-def fingerprint(members: bytes, size: int) -> int:
-    """Return a 32-bit number that tells whether a table in the maps is the one wanted."""
-    return zlib.crc32(members, size << 8 | _ALGORITHM)
+def fingerprint(*parts: tuple[bytes, int]) -> int:
+    """Return a 32-bit number that tells these tables from others; a part is members and a size."""
+    value = _ALGORITHM
+    for members, size in parts:
+        value = zlib.crc32(members, zlib.crc32(_SIZE.pack(size), value))
+    return value
 
 
 def fill(slots: bytearray, row: int, size: int, members: bytes) -> None:

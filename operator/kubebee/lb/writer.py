@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from kubebee.bpf.map import Map
 from kubebee.lb import layout, tables
+from kubebee.lb.members import Contents
 
 _FLUSH_ROWS = 32768
 """2 MiB of slots: enough for batches to pay, little beside the loader's memory."""
@@ -46,8 +47,16 @@ class TableWriter:
         self._gone_ids.append(number)
         self._gone.append(value.pack())
 
-    def table(self, row: int, size: int, members: bytes) -> None:
-        """Fill a table whose first row in the map is `row`."""
+    def tables(self, value: layout.FrontendValue, contents: Contents) -> None:
+        """Fill the tables of a frontend where its value says they lie."""
+        self._table(value.base, contents.size, contents.outside)
+        if not contents.shared:
+            self._table(value.inside_base, contents.inside_size, contents.inside)
+
+    def _table(self, base: int, size: int, members: bytes) -> None:
+        if not size:
+            return
+        row = base // layout.ROW_SLOTS
         rows = tables.rows_of(size)
         at = len(self._rows)
         self._rows.extend(range(row, row + rows))

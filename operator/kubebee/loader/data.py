@@ -61,17 +61,17 @@ def _with_addresses(unit: LbUnit) -> LbConfig:
     first = next((backend for frontend in frontends for backend in frontend.backends), None)
     if config.snat_address or first is None:
         return config
-    return replace(config, snat_address=source_address(first.address) or 0)
+    return replace(config, snat_address=source_address(first.address) or b"")
 
 
-def source_address(destination: int) -> int | None:
-    """The IPv4 address (host order) this node would send from to `destination`; sends nothing."""
+def source_address(destination: bytes) -> bytes | None:
+    """The address this node would send from to `destination`; sends nothing."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            probe.connect((lb_model.format_ipv4(destination), 9))
+            probe.connect((lb_model.format_address(destination), 9))
         except OSError:
             return None
-        return lb_model.parse_ipv4(probe.getsockname()[0])
+        return lb_model.parse_address(probe.getsockname()[0])
 
 
 class PolicyData:
@@ -83,13 +83,13 @@ class PolicyData:
         self._maps: frozenset[int] = frozenset()
         self._applied: PolicyUnit | None = None
 
-    def apply(self, maps: Mapping[str, Map], unit: PolicyUnit, local: frozenset[int]) -> None:
+    def apply(self, maps: Mapping[str, Map], unit: PolicyUnit, local: frozenset[bytes]) -> None:
         """Write the differences between the maps and `unit`.
 
         Args:
             maps: maps of the stage.
             unit: the policies.
-            local: addresses of this host and of its frontends, host order: what a host policy is for.
+            local: addresses of this host and of its frontends: what a host policy is for.
 
         Raises:
             PolicyError: too many rules, prefixes or port ranges.
@@ -106,9 +106,9 @@ class PolicyData:
         self._applied = unit
 
 
-def host_addresses(lb: LbUnit | None) -> frozenset[int]:
-    """IPv4 addresses, host order, whose traffic is for this host: its interfaces' and its frontends'."""
-    own = {lb_model.parse_ipv4(address) for address in ipv4_addresses()}
+def host_addresses(lb: LbUnit | None) -> frozenset[bytes]:
+    """IPv4 addresses whose traffic is for this host: its interfaces' and its frontends'."""
+    own = {lb_model.parse_address(address) for address in ipv4_addresses()}
     return frozenset(own | ({key.address for key in lb.frontends} if lb else set()))
 
 

@@ -76,7 +76,7 @@ class Loader:
         self._happenings: list[Happening] = []
         self._plan = NodePlan()
         self._policies_before: Sequence[PolicyUnit] = ()
-        self._local: frozenset[int] = frozenset()
+        self._local: frozenset[bytes] = frozenset()
         self._places: _Places | None = None
 
     def start(self) -> None:

@@ -25,6 +25,7 @@ from kubebee.bpf.net_events import NetChanges, NetEvents
 from kubebee.bpf.netlink import Interface, LinkChange, dump_interfaces
 from kubebee.bpf.routes import Route, lookup_routes
 from kubebee.lb.layout import NextHop
+from kubebee.lb.model import Prefix
 
 log = logging.getLogger("kubebee")
 SLICE = 2048
@@ -36,15 +37,15 @@ _MANY_PREFIXES = 16
 
 
 class HopTable(Protocol):
-    """Where next hops are written, by backend address (host order)."""
+    """Where next hops are written, by backend address."""
 
-    def next_hop(self, address: int) -> NextHop | None:
+    def next_hop(self, address: bytes) -> NextHop | None:
         """What is written for an address."""
 
-    def set_next_hops(self, hops: Mapping[int, NextHop | None]) -> None:
+    def set_next_hops(self, hops: Mapping[bytes, NextHop | None]) -> None:
         """Write hops; None: the datapath looks the route up for each packet."""
 
-    def forget_next_hops(self, addresses: Iterable[int]) -> None:
+    def forget_next_hops(self, addresses: Iterable[bytes]) -> None:
         """Drop what is known of addresses that no backend has any more."""
 
 
@@ -62,13 +63,13 @@ class Neighbours:
         self._table = table
         self.events = NetEvents()  # before anything is listed, so that nothing is missed
         self._links: dict[int, Interface] = {link.index: link for link in dump_interfaces()}
-        self._routes: dict[int, Route | None] = {}
-        self._behind: defaultdict[NeighbourKey, set[int]] = defaultdict(set)
+        self._routes: dict[bytes, Route | None] = {}
+        self._behind: defaultdict[NeighbourKey, set[bytes]] = defaultdict(set)
         self._macs: dict[NeighbourKey, bytes] = {}
         self._kept: set[NeighbourKey] = set(our_neighbours())  # of an earlier run; given up if not wanted
         self._unkept: set[NeighbourKey] = set()
-        self._stale: dict[int, None] = {}  # an ordered set
-        self._undecided: set[int] = set()
+        self._stale: dict[bytes, None] = {}  # an ordered set
+        self._undecided: set[bytes] = set()
         self._doubt = False
 
     @property
@@ -89,7 +90,7 @@ class Neighbours:
         """
         return bool(self._undecided)
 
-    def want(self, addresses: Set[int]) -> None:
+    def want(self, addresses: Set[bytes]) -> None:
         """Follow exactly these addresses; `work` looks new ones up.
 
         Raises:
@@ -106,7 +107,7 @@ class Neighbours:
         if not self._stale:
             self._give_up_unwanted()
 
-    def want_also(self, addresses: Set[int]) -> None:
+    def want_also(self, addresses: Set[bytes]) -> None:
         """Follow these addresses beside those that are followed; `work` looks new ones up."""
         self._stale.update(dict.fromkeys(addresses - self._routes.keys()))
 
@@ -147,8 +148,8 @@ class Neighbours:
         if len(changes.prefixes) > _MANY_PREFIXES:
             self._stale.update(dict.fromkeys(self._routes))
             changes.prefixes.clear()
-        for address, mask in changes.prefixes:
-            self._stale.update(dict.fromkeys(a for a in self._routes if a & mask == address))
+        for address, length in changes.prefixes:
+            self._stale.update(dict.fromkeys(filter(Prefix(address, length).covers, self._routes)))
         self._take_neighbours(changes)
 
     def doubt(self) -> None:
@@ -232,7 +233,7 @@ class Neighbours:
         link = self._links.get(key.ifindex)
         return link is not None and not link.loopback and len(link.address) == _MAC_BYTES
 
-    def _forget_route(self, address: int) -> None:
+    def _forget_route(self, address: bytes) -> None:
         route = self._routes.pop(address, None)
         if route is None:
             return
@@ -243,8 +244,8 @@ class Neighbours:
             self._macs.pop(key, None)
             self._unkept.discard(key)
 
-    def _publish_hops(self, addresses: Iterable[int]) -> None:
-        hops: dict[int, NextHop | None] = {}
+    def _publish_hops(self, addresses: Iterable[bytes]) -> None:
+        hops: dict[bytes, NextHop | None] = {}
         for address in addresses:
             route = self._routes.get(address)
             link = self._links.get(route.ifindex) if route else None

@@ -87,16 +87,16 @@ class LbUpkeep:
         self._neighbours, self._state, self._followed, self._maps = None, None, None, {}
         self._wake.set()
 
-    def next_hop(self, address: int) -> NextHop | None:
+    def next_hop(self, address: bytes) -> NextHop | None:
         """What is written for an address."""
         return self._state.next_hop(address) if self._state else None
 
-    def set_next_hops(self, hops: Mapping[int, NextHop | None]) -> None:
+    def set_next_hops(self, hops: Mapping[bytes, NextHop | None]) -> None:
         """Write hops."""
         if self._state is not None:
             self._state.set_next_hops(self._maps, hops)
 
-    def forget_next_hops(self, addresses: Iterable[int]) -> None:
+    def forget_next_hops(self, addresses: Iterable[bytes]) -> None:
         """Drop what is known of addresses that no backend has any more."""
         if self._state is not None:
             self._state.forget_next_hops(addresses)

@@ -14,7 +14,7 @@ from kubebee.lb.model import (
     FrontendKey,
     LbConfig,
     Protocol,
-    parse_ipv4,
+    parse_address,
 )
 from kubebee.lb.model import check as check_frontend
 from kubebee.lb.sizes import Need, need_of
@@ -41,11 +41,12 @@ def _frontend(owner: str, index: int, item: api.Frontend, spec: api.ServiceLBSpe
     where = f"spec.frontends[{index}]"
     try:
         _refuse_ipv6(item)
-        key = FrontendKey(parse_ipv4(item.address), item.port, Protocol[item.protocol])
+        key = FrontendKey(parse_address(item.address), item.port, Protocol[item.protocol])
         where += ".backends"
-        backends = tuple(Backend(parse_ipv4(b.address), b.port, b.weight) for b in item.backends)
+        backends = tuple(Backend(parse_address(b.address), b.port, b.weight) for b in item.backends)
         dsr = (item.forwarding or spec.forwarding).mode == "DSR"
-        frontend = Frontend(key, backends, Forwarding.DSR_IPIP if dsr else Forwarding.SNAT, owner)
+        mode = Forwarding.DSR_IPIP if dsr else Forwarding.SNAT
+        frontend = Frontend(key, backends, forwarding=mode, owner=owner)
         check_frontend(frontend)
     except KubebeeError as error:
         raise KubebeeError(
@@ -63,7 +64,7 @@ def _refuse_ipv6(item: api.Frontend) -> None:
 
 
 def config_of(spec: api.ServiceLBSpec) -> LbConfig:
-    """Node settings of one ServiceLB; an address of 0 is filled in by the node.
+    """Node settings of one ServiceLB; an address that is empty is filled in by the node.
 
     Raises:
         KubebeeError: a value is out of range.
@@ -75,7 +76,7 @@ def config_of(spec: api.ServiceLBSpec) -> LbConfig:
     if len(spec.snat.addresses) > 1:
         raise NotImplementedYetError("this version uses one SNAT address", where="spec.snat.addresses[1]")
     if spec.snat.addresses:
-        config = replace(config, snat_address=parse_ipv4(spec.snat.addresses[0]))
+        config = replace(config, snat_address=parse_address(spec.snat.addresses[0]))
     return config
 
 

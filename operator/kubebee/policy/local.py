@@ -26,8 +26,8 @@ class LocalReport:
     removed: int = 0
 
 
-def apply_local(maps: Mapping[str, Map], addresses: Iterable[int]) -> LocalReport:
-    """Write the addresses (IPv4, host order) that mean this host; only differences.
+def apply_local(maps: Mapping[str, Map], addresses: Iterable[bytes]) -> LocalReport:
+    """Write the addresses (IPv4, network order) that mean this host; only differences.
 
     New ones are added before old ones go.
 
@@ -41,17 +41,14 @@ def apply_local(maps: Mapping[str, Map], addresses: Iterable[int]) -> LocalRepor
         view[layout.LOCAL_AT : layout.LOCAL_AT + layout.LOCAL_BYTES] as part,
         part.cast("I") as slots,
     ):
-        return _Lines(slots, crowded).become({_stored(address) for address in addresses} - {_EMPTY})
+        return _Lines(slots, crowded).become(
+            {int.from_bytes(address, sys.byteorder) for address in addresses} - {_EMPTY}
+        )
 
 
-def line_of(address: int) -> int:
-    """The line of an address in host order."""
-    return (address * layout.LOCAL_HASH & 0xFFFFFFFF) >> (32 - layout.LOCAL_LINE_BITS)
-
-
-def _stored(address: int) -> int:
-    """An address in host order <-> the number that its bytes in network order make on this machine."""
-    return int.from_bytes(address.to_bytes(4, "big"), sys.byteorder)
+def line_of(address: bytes) -> int:
+    """The line of an address."""
+    return (int.from_bytes(address) * layout.LOCAL_HASH & 0xFFFFFFFF) >> (32 - layout.LOCAL_LINE_BITS)
 
 
 class _Lines:
@@ -109,4 +106,4 @@ class _Lines:
 
 
 def _line(stored: int) -> int:
-    return line_of(_stored(stored))
+    return line_of(stored.to_bytes(4, sys.byteorder))
