@@ -1,0 +1,1 @@
+"""Services and EndpointSlices of Kubernetes to frontends: what kube-proxy decides, as a pure model."""

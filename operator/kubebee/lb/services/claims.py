@@ -1,0 +1,145 @@
+"""Who serves an address and port where several Services ask for it, and what all frontends need together."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from kubebee.lb.model import Forwarding, Frontend, FrontendKey
+from kubebee.lb.services.frontends import Claim, Rank
+from kubebee.lb.sizes import Need, need_of
+
+Name = tuple[str, str]
+"""Namespace and name of a Service."""
+
+
+class Precedence(NamedTuple):
+    """The least has the key: by rank, then the older, then by name."""
+
+    rank: Rank
+    created: str
+    name: Name
+
+
+class LeftOut(NamedTuple):
+    """A frontend that is not served, because `holder` has its address and port."""
+
+    owner: str
+    key: FrontendKey
+    holder: str
+
+    def __str__(self) -> str:
+        return f"{self.owner}: {self.key} is already served for {self.holder}"
+
+
+class Shape(NamedTuple):
+    """What the datapath has to be for the frontends: what only a new one can change.
+
+    Attributes:
+        ipv4, ipv6: what each family occupies.
+        dsr, snat: ways of forwarding among them.
+    """
+
+    ipv4: Need = Need()
+    ipv6: Need = Need()
+    dsr: bool = False
+    snat: bool = False
+
+
+class Claims:
+    """Claims of Services to addresses and ports.
+
+    Attributes:
+        addresses: of frontends that packets from outside may be for, each with its number of frontends.
+
+    Args:
+        frontends: is kept up to date.
+    """
+
+    def __init__(self, frontends: dict[FrontendKey, Frontend]) -> None:
+        self.addresses: Counter[bytes] = Counter()
+        self._frontends = frontends
+        self._holders: dict[FrontendKey, Precedence] = {}
+        self._contests: dict[FrontendKey, dict[Name, tuple[Precedence, Frontend]]] = {}
+        self._needs = {4: Need(), 16: Need()}
+        self._modes: Counter[Forwarding] = Counter()
+
+    def place(self, name: Name, created: str, before: Iterable[Claim], after: Iterable[Claim]) -> bool:
+        """Exchange a Service's claims; returns whether a frontend changed.
+
+        Args:
+            name: of the Service.
+            created: RFC 3339.
+            before: its claims at the last call.
+            after: its claims from now on.
+        """
+        changed = False
+        wanted = {claim.frontend.key: claim for claim in after}
+        for claim in before:
+            if claim.frontend.key not in wanted:
+                changed |= self._withdraw(claim.frontend.key, name)
+        for key, claim in wanted.items():
+            changed |= self._claim(key, Precedence(claim.rank, created, name), claim.frontend)
+        return changed
+
+    def _claim(self, key: FrontendKey, precedence: Precedence, frontend: Frontend) -> bool:
+        holder, contest = self._holders.get(key), self._contests.get(key)
+        if contest is None:
+            if holder is None or holder.name == precedence.name:
+                return self._hold(key, precedence, frontend)
+            contest = self._contests[key] = {holder.name: (holder, self._frontends[key])}
+        contest[precedence.name] = (precedence, frontend)
+        return self._hold(key, *min(contest.values(), key=_precedence))
+
+    def _withdraw(self, key: FrontendKey, name: Name) -> bool:
+        contest = self._contests.get(key)
+        if contest is None:
+            del self._holders[key]
+            self._count(self._frontends.pop(key), -1)
+            return True
+        del contest[name]
+        if len(contest) == 1:
+            del self._contests[key]
+        return self._hold(key, *min(contest.values(), key=_precedence))
+
+    def _hold(self, key: FrontendKey, precedence: Precedence, frontend: Frontend) -> bool:
+        known, holder = self._frontends.get(key), self._holders.get(key)
+        self._holders[key] = precedence
+        if known == frontend and holder is not None and holder.name == precedence.name:
+            return False
+        if known is not None:
+            self._count(known, -1)
+        self._frontends[key] = frontend
+        self._count(frontend, 1)
+        return True
+
+    def _count(self, frontend: Frontend, sign: int) -> None:
+        address = frontend.key.address
+        need = need_of((frontend,))
+        known = self._needs[len(address)]
+        self._needs[len(address)] = Need(*(mine + sign * its for mine, its in zip(known, need, strict=True)))
+        self._modes[frontend.forwarding] += sign
+        if not frontend.sockets_only:
+            self.addresses[address] += sign
+            if not self.addresses[address]:
+                del self.addresses[address]
+
+    @property
+    def shape(self) -> Shape:
+        """What the datapath needs for the frontends."""
+        dsr, snat = (self._modes[mode] > 0 for mode in (Forwarding.DSR_IPIP, Forwarding.SNAT))
+        return Shape(self._needs[4], self._needs[16], dsr, snat)
+
+    def left_out(self) -> list[LeftOut]:
+        """Frontends of those that lost."""
+        return [
+            LeftOut(frontend.owner, key, self._frontends[key].owner)
+            for key, contest in self._contests.items()
+            for precedence, frontend in contest.values()
+            if precedence.name != self._holders[key].name
+        ]
+
+
+def _precedence(entry: tuple[Precedence, Frontend]) -> Precedence:
+    return entry[0]

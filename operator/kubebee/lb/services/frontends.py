@@ -1,0 +1,188 @@
+"""A Service and its endpoints to frontends of this node."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from enum import IntEnum
+from typing import NamedTuple
+
+from kubebee.lb.model import MAX_BACKENDS, Backend, Forwarding, Frontend, FrontendKey, Prefix
+from kubebee.lb.services.facts import NodeFacts
+from kubebee.lb.services.service import Port, Service
+from kubebee.lb.services.serving import Serving, endpoints, serving
+from kubebee.lb.services.slices import Slice
+
+LOOPBACK = bytes((127, 0, 0, 1))
+
+
+class Rank(IntEnum):
+    """Whose claim to an address and port is stronger, whatever its age: what the cluster gave comes first.
+
+    Else a Service of any namespace could take another's address by its externalIPs (CVE-2020-8554).
+    """
+
+    CLUSTER = 0
+    NODE_PORT = 1
+    INGRESS = 2
+    EXTERNAL = 3
+
+
+class Claim(NamedTuple):
+    """A frontend that a Service asks for."""
+
+    rank: Rank
+    frontend: Frontend
+
+
+class HealthCheck(NamedTuple):
+    """What answers load balancers on healthCheckNodePort: whether this node has ready endpoints."""
+
+    namespace: str
+    name: str
+    port: int
+    endpoints: int
+
+
+class Made(NamedTuple):
+    """What a Service comes to.
+
+    Attributes:
+        endpoints: of all ports and both families, each once.
+        ready_here: ready endpoints on this node; for its health check.
+    """
+
+    claims: tuple[Claim, ...]
+    endpoints: int
+    ready_here: int
+    warnings: tuple[str, ...]
+
+
+def make(name: str, service: Service, slices: Iterable[Slice], facts: NodeFacts, default: Forwarding) -> Made:
+    """The frontends of a Service.
+
+    Args:
+        name: namespace/name.
+        service: the Service.
+        slices: its EndpointSlices.
+        facts: the node.
+        default: forwarding where the Service names none.
+    """
+    ordered = sorted(slices)
+    claims: dict[FrontendKey, Claim] = {}
+    every: set[Backend] = set()
+    here: set[bytes] = set()
+    warnings = list(service.warnings)
+    for port in service.ports:
+        for length in service.lengths:
+            found = endpoints(ordered, port.name, port.protocol, length)
+            chosen = serving(found, facts.zone)
+            every.update(found)
+            if service.health_check_port and chosen.ready_here:
+                here.update(backend.address for backend in chosen.here)
+            maker = _Maker(name, service, port, length, _bounded(chosen, port, warnings), default)
+            for claim in maker.claims(facts):
+                claims.setdefault(claim.frontend.key, claim)  # the strongest of one Service's own is first
+            if maker.untranslatable:
+                warnings.append(f"port {port.port} is served by SNAT: DSR needs targetPort to be the same")
+    if not claims:
+        warnings.append("it has no address to serve: clusterIP, externalIPs, or a nodePort")
+    return Made(tuple(claims.values()), len(every), len(here), tuple(warnings))
+
+
+def _bounded(chosen: Serving, port: Port, warnings: list[str]) -> Serving:
+    most = max(len(chosen.everywhere), len(chosen.here))
+    if most <= MAX_BACKENDS:
+        return chosen
+    warnings.append(f"port {port.port}: {MAX_BACKENDS} of {most} endpoints serve, as more don't fit a table")
+    return chosen._replace(everywhere=chosen.everywhere[:MAX_BACKENDS], here=chosen.here[:MAX_BACKENDS])
+
+
+class _Maker:
+    """Frontends of one port in one family."""
+
+    def __init__(
+        self, name: str, service: Service, port: Port, length: int, chosen: Serving, default: Forwarding
+    ) -> None:
+        self._owner = f"Service/{name}:{port.name or port.port}"
+        self._service = service
+        self._port = port
+        self._length = length
+        self._chosen = chosen
+        self._forwarding = service.forwarding or default
+        self.untranslatable = False
+
+    def claims(self, facts: NodeFacts) -> Iterator[Claim]:
+        """All of them, the strongest claims first."""
+        service, port = self._service, self._port
+        for address in self._own(service.cluster):
+            yield Claim(Rank.CLUSTER, self._internal(address))
+        if port.node_port:
+            for address in self._own(facts.addresses):
+                yield Claim(Rank.NODE_PORT, self._external(address, port.node_port))
+            if self._length == len(LOOPBACK):
+                yield Claim(Rank.NODE_PORT, self._external(LOOPBACK, port.node_port, sockets_only=True))
+        if not service.closed:
+            ranges = tuple(one for one in service.source_ranges if len(one.address) == self._length)
+            if any(one.length == 0 for one in ranges):
+                ranges = ()
+            for address in self._own(service.ingress):
+                yield Claim(Rank.INGRESS, self._external(address, port.port, ranges))
+        for address in self._own(service.external):
+            yield Claim(Rank.EXTERNAL, self._external(address, port.port))
+
+    def _own(self, addresses: Iterable[bytes]) -> Iterator[bytes]:
+        return (address for address in addresses if len(address) == self._length)
+
+    def _internal(self, address: bytes) -> Frontend:
+        """A cluster address: who uses it is in the cluster, on this node or, by a route, elsewhere."""
+        chosen, local = self._chosen, self._service.internal_local
+        key = FrontendKey(address, self._port.port, self._port.protocol)
+        backends = chosen.here if local else chosen.everywhere
+        return self._frontend(key, backends, drop=local and chosen.exists and not backends)
+
+    def _external(
+        self, address: bytes, port: int, ranges: tuple[Prefix, ...] = (), *, sockets_only: bool = False
+    ) -> Frontend:
+        """An address for clients outside the cluster; those on this node get any endpoint all the same."""
+        chosen = self._chosen
+        key = FrontendKey(address, port, self._port.protocol)
+        if not self._service.external_local or chosen.here == chosen.everywhere:
+            return self._frontend(key, chosen.everywhere, ranges=ranges, sockets_only=sockets_only)
+        return self._frontend(
+            key,
+            chosen.here,
+            inside=chosen.everywhere,
+            ranges=ranges,
+            sockets_only=sockets_only,
+            drop=not chosen.here and chosen.exists,
+        )
+
+    def _frontend(
+        self,
+        key: FrontendKey,
+        backends: tuple[Backend, ...],
+        inside: tuple[Backend, ...] | None = None,
+        ranges: tuple[Prefix, ...] = (),
+        *,
+        sockets_only: bool = False,
+        drop: bool = False,
+    ) -> Frontend:
+        return Frontend(
+            key=key,
+            backends=backends,
+            inside=inside,
+            forwarding=self._forwarding_of(key.port, (*backends, *(inside or ()))),
+            affinity_seconds=self._service.affinity_seconds,
+            source_ranges=ranges,
+            sockets_only=sockets_only,
+            drop_outside=drop,
+            owner=self._owner,
+        )
+
+    def _forwarding_of(self, port: int, backends: Iterable[Backend]) -> Forwarding:
+        """DSR where it can be: nothing translates ports there, and a node port is no endpoint's."""
+        if self._forwarding is Forwarding.SNAT or all(backend.port == port for backend in backends):
+            return self._forwarding
+        if self._service.forwarding is self._forwarding and port == self._port.port:
+            self.untranslatable = True
+        return Forwarding.SNAT

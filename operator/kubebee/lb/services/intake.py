@@ -1,0 +1,79 @@
+"""Objects as a cluster or a folder has them, on their way into the table."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Set
+
+from kubebee.lb.services.claims import Name
+from kubebee.lb.services.facts import NodeFacts
+from kubebee.lb.services.objects import SERVICE_NAME, NodeObject, ServiceObject, SliceObject
+from kubebee.lb.services.service import pack_service
+from kubebee.lb.services.slices import Packer
+from kubebee.lb.services.table import ServiceTable
+
+DEFAULT_NAMESPACE = "default"
+
+
+def name_of(found: ServiceObject | SliceObject) -> Name:
+    """Namespace and name of an object; a manifest may leave the namespace out."""
+    return sys.intern(found.metadata.namespace or DEFAULT_NAMESPACE), found.metadata.name
+
+
+class Intake:
+    """Packs objects and knows which there are.
+
+    Args:
+        table: what they are for.
+    """
+
+    def __init__(self, table: ServiceTable) -> None:
+        self.table = table
+        self._packer = Packer(table.facts.name)
+        self._services: set[Name] = set()
+        self._slices: dict[Name, Name] = {}  # to the Service that each is of
+
+    def put_service(self, found: ServiceObject) -> None:
+        """A Service as it is now."""
+        name = name_of(found)
+        self._services.add(name)
+        self.table.put_service(name, pack_service(found))
+
+    def drop_service(self, name: Name) -> None:
+        """A Service is gone."""
+        self._services.discard(name)
+        self.table.put_service(name, None)
+
+    def put_slice(self, found: SliceObject) -> None:
+        """An EndpointSlice as it is now; without its label it is of no Service."""
+        name = name_of(found)
+        service = (found.metadata.labels or {}).get(SERVICE_NAME, "")
+        owner = (name[0], sys.intern(service))
+        known = self._slices.get(name)
+        if known is not None and known != owner:
+            self.table.put_slice(known, name[1], None)
+        if service:
+            self._slices[name] = owner
+            self.table.put_slice(owner, name[1], self._packer.pack(found))
+        else:
+            self._slices.pop(name, None)
+
+    def drop_slice(self, name: Name) -> None:
+        """An EndpointSlice is gone."""
+        owner = self._slices.pop(name, None)
+        if owner is not None:
+            self.table.put_slice(owner, name[1], None)
+
+    def put_node(self, found: NodeObject) -> None:
+        """The node as it is now."""
+        self.table.put_facts(NodeFacts.of(found))
+
+    def keep_services(self, names: Set[Name]) -> None:
+        """These are all the Services there are."""
+        for name in self._services - names:
+            self.drop_service(name)
+
+    def keep_slices(self, names: Set[Name]) -> None:
+        """These are all the EndpointSlices there are."""
+        for name in self._slices.keys() - names:
+            self.drop_slice(name)

@@ -1,0 +1,177 @@
+"""All Services of a cluster and what this node serves of them; a change costs what changed, not all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from kubebee.lb.model import Frontend, FrontendKey
+from kubebee.lb.services.claims import Claims, LeftOut, Name, Shape
+from kubebee.lb.services.facts import NodeFacts
+from kubebee.lb.services.frontends import Claim, HealthCheck, Made, make
+from kubebee.lb.services.service import Service
+from kubebee.lb.services.slices import Slice
+from kubebee.lb.services.wanted import ServicesWanted
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How much there is: Services that are served, their endpoints, and addresses with port."""
+
+    services: int = 0
+    endpoints: int = 0
+    frontends: int = 0
+
+
+@dataclass(slots=True)
+class _Entry:
+    """One Service; its slices may be known before it."""
+
+    service: Service | None = None
+    slices: dict[str, Slice] | None = None
+    claims: tuple[Claim, ...] = ()  # as they were placed
+    endpoints: int = 0
+    ready_here: int = 0
+    warnings: tuple[str, ...] = ()
+
+
+class ServiceTable:
+    """Takes in objects as they come; `refresh` brings the frontends up to date.
+
+    Attributes:
+        synced: all there is has been put in at least once. Until then what is missing means nothing.
+        frontends: what this node serves, as of the last refresh; explicit frontends are not in it, and one of
+            them has its key whatever a Service asks for.
+
+    Args:
+        facts: the node.
+    """
+
+    def __init__(self, facts: NodeFacts) -> None:
+        self.synced = False
+        self.facts = facts
+        self.frontends: dict[FrontendKey, Frontend] = {}
+        self._wanted = ServicesWanted(())
+        self._entries: dict[Name, _Entry] = {}
+        self._dirty: set[Name] = set()
+        self._claims = Claims(self.frontends)
+        self._served = 0
+        self._endpoints = 0
+
+    # -- what comes in ---------------------------------------------------------------------------------------
+
+    def put_service(self, name: Name, service: Service | None) -> None:
+        """A Service as it is now; None: it is gone, or no proxy's business."""
+        entry = self._entry(name)
+        if entry.service != service:
+            entry.service = service
+            self._dirty.add(name)
+        self._drop_if_empty(name, entry)
+
+    def put_slice(self, name: Name, slice_name: str, packed: Slice | None) -> None:
+        """An EndpointSlice of the Service `name`; None: it is gone, or has nothing to serve."""
+        entry = self._entry(name)
+        known = entry.slices or {}
+        if known.get(slice_name) == packed:
+            self._drop_if_empty(name, entry)
+            return
+        if packed is None:
+            del known[slice_name]
+        else:
+            known[slice_name] = packed
+        entry.slices = known or None
+        self._dirty.add(name)
+        self._drop_if_empty(name, entry)
+
+    def put_facts(self, facts: NodeFacts) -> None:
+        """The node as it is now."""
+        if facts != self.facts:
+            self.facts = facts
+            self._all_dirty()
+
+    def want(self, wanted: ServicesWanted) -> None:
+        """Which of the Services are served from now on."""
+        if wanted != self._wanted:
+            self._wanted = wanted
+            self._all_dirty()
+
+    def _entry(self, name: Name) -> _Entry:
+        return self._entries.setdefault(name, _Entry())
+
+    def _drop_if_empty(self, name: Name, entry: _Entry) -> None:
+        if entry.service is None and entry.slices is None and not entry.claims:
+            del self._entries[name]
+            self._dirty.discard(name)
+
+    def _all_dirty(self) -> None:
+        self._dirty.update(name for name, entry in self._entries.items() if entry.service is not None)
+
+    # -- what comes out --------------------------------------------------------------------------------------
+
+    def refresh(self) -> bool:
+        """Bring `frontends` up to date; returns whether anything of them changed."""
+        changed = False
+        for name in sorted(self._dirty):
+            changed |= self._remake(name)
+        self._dirty.clear()
+        return changed
+
+    def _remake(self, name: Name) -> bool:
+        entry = self._entries[name]
+        made = self._made(name, entry)
+        self._served += bool(made.claims) - bool(entry.claims)
+        self._endpoints += made.endpoints - entry.endpoints
+        created = entry.service.created if entry.service else ""
+        changed = self._claims.place(name, created, entry.claims, made.claims)
+        entry.claims, entry.endpoints = made.claims, made.endpoints
+        entry.ready_here, entry.warnings = made.ready_here, made.warnings
+        self._drop_if_empty(name, entry)
+        return changed
+
+    def _made(self, name: Name, entry: _Entry) -> Made:
+        service = entry.service
+        selection = self._wanted.selection(dict(service.labels)) if service else None
+        if service is None or selection is None:
+            return Made((), 0, 0, ())
+        slices: Iterable[Slice] = entry.slices.values() if entry.slices else ()
+        return make("/".join(name), service, slices, self.facts, selection.forwarding)
+
+    @property
+    def counts(self) -> Counts:
+        """How much is served."""
+        return Counts(self._served, self._endpoints, len(self.frontends))
+
+    @property
+    def shape(self) -> Shape:
+        """What the datapath needs for the frontends."""
+        return self._claims.shape
+
+    @property
+    def addresses(self) -> frozenset[bytes]:
+        """Addresses of the frontends that packets from outside may be for."""
+        return frozenset(self._claims.addresses)
+
+    def left_out(self, explicit: Mapping[FrontendKey, Frontend]) -> list[LeftOut]:
+        """What is not served because something else has its address and port.
+
+        Args:
+            explicit: frontends that take precedence.
+        """
+        found = self._claims.left_out()
+        for key in explicit.keys() & self.frontends.keys():
+            found.append(LeftOut(self.frontends[key].owner, key, explicit[key].owner))
+        return sorted(found)
+
+    def warnings(self) -> list[tuple[str, str]]:
+        """What of Services can't be acted on: (namespace/name, text)."""
+        return [
+            ("/".join(name), text) for name, entry in sorted(self._entries.items()) for text in entry.warnings
+        ]
+
+    def health_checks(self) -> list[HealthCheck]:
+        """What load balancers ask about."""
+        return [
+            HealthCheck(*name, entry.service.health_check_port, entry.ready_here)
+            for name, entry in sorted(self._entries.items())
+            if entry.service is not None and entry.claims and entry.service.health_check_port
+        ]

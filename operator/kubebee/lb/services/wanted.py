@@ -1,0 +1,64 @@
+"""Which Services are served, as the ServiceLBs of a node ask for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from kubebee.lb.model import Forwarding
+
+
+class Requirement(NamedTuple):
+    """One requirement on a label (meta/v1 LabelSelectorRequirement).
+
+    Attributes:
+        operator: In, NotIn, Exists or DoesNotExist.
+        values: for In and NotIn.
+    """
+
+    key: str
+    operator: str
+    values: frozenset[str] = frozenset()
+
+    def holds(self, labels: Mapping[str, str]) -> bool:
+        """Whether labels meet it; an absent one is not in any values."""
+        value = labels.get(self.key)
+        match self.operator:
+            case "In":
+                return value is not None and value in self.values
+            case "NotIn":
+                return value is None or value not in self.values
+            case "Exists":
+                return value is not None
+            case _:
+                return value is None
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Services that one ServiceLB asks for.
+
+    Attributes:
+        owner: the ServiceLB's name.
+        requirements: all must hold; none given: all Services.
+        forwarding: of Services that name none.
+    """
+
+    owner: str
+    requirements: tuple[Requirement, ...] = ()
+    forwarding: Forwarding = Forwarding.SNAT
+
+
+@dataclass(frozen=True, slots=True)
+class ServicesWanted:
+    """All that a node serves: a Service is served as the first selection that it meets says."""
+
+    selections: tuple[Selection, ...]
+
+    def selection(self, labels: Mapping[str, str]) -> Selection | None:
+        """The selection that a Service of these labels is served by, if there is one."""
+        for one in self.selections:
+            if all(requirement.holds(labels) for requirement in one.requirements):
+                return one
+        return None
