@@ -22,6 +22,7 @@ from kubebee.planner.node_status import Outcome, node_status
 from kubebee.planner.plan import ResourceKey
 from kubebee.planner.report import Attached, Failure, MapFact, Stage, UnitReport
 from kubebee.store import api_access
+from kubebee.store.api_client import ApiClient
 from kubebee.store.node import NodeStore
 from kubebee.store.node_api import NodeApi
 from kubebee.store.node_cache import NodeCache
@@ -95,8 +96,8 @@ def site(cluster: Cluster) -> Iterator[Site]:
 async def following(site: Site, folder: Path) -> AsyncIterator[NodeStore]:
     """A store that follows the site's BpfNode as an administrator."""
     access = api_access.from_kubeconfig(site.cluster.spec.kubeconfig)
-    async with NodeApi(access, site.name, site.name) as api:
-        store = NodeStore(api, NodeCache(folder, site.name))
+    async with ApiClient(access) as client:
+        store = NodeStore(NodeApi(client, site.name, site.name), NodeCache(folder, site.name))
         task = asyncio.create_task(store.follow(1.0))
         try:
             yield store
@@ -186,9 +187,9 @@ def test_a_successor_is_never_told_of_its_predecessor(site: Site, tmp_path: Path
         site.cluster.kubectl("delete", "bpfnode", site.name)
         site.set_spec([])
         access = api_access.from_kubeconfig(site.cluster.spec.kubeconfig)
-        async with NodeApi(access, site.name, site.name) as api:
+        async with ApiClient(access) as client:
             with pytest.raises(Exception, match="422"):
-                await api.write_status(uid, {"kernel": "6"})
+                await NodeApi(client, site.name, site.name).write_status(uid, {"kernel": "6"})
         assert "kernel" not in site.status()
 
     asyncio.run(test())

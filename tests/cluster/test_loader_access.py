@@ -22,6 +22,7 @@ from cluster.node_files import PAUSE_IMAGE
 from helm.binaries import build
 from helm.manifests import render
 from kubebee.store import api_access
+from kubebee.store.api_client import ApiClient
 from kubebee.store.node import NodeStore
 from kubebee.store.node_api import NodeApi
 from kubebee.store.node_cache import NodeCache
@@ -188,14 +189,13 @@ def test_its_store_needs_no_more_and_takes_a_token_that_is_exchanged(loader: Loa
     assert api_access.pod_namespace(folder) == loader.namespace
 
     async def test() -> None:
-        async with NodeApi(access, node, loader.namespace) as api:
+        async with ApiClient(access) as client:
+            api = NodeApi(client, node, loader.namespace)
             store = NodeStore(api, NodeCache(tmp_path / "cache", node))
             task = asyncio.create_task(store.follow(1.0))
             try:
                 await asyncio.to_thread(wait_for, "a watch", lambda: store.watching)
-                found, _ = await api.node()
-                assert found is not None
-                uid = found.metadata.uid
+                uid = json.loads(await client.read("get", f"{_NODES}/{node}"))["metadata"]["uid"]
                 await api.write_status(uid, {"kernel": "first"})
                 whole = (folder / "token").read_text()
                 (folder / "token").write_text("of yesterday")

@@ -15,8 +15,8 @@ import pytest
 
 from kubebee.store import api_access
 from kubebee.store.api_access import AccessError, ApiAccess
-from kubebee.store.node_api import ApiError, NodeApi
-from support.api_server import NAMESPACE, ApiServer, bound
+from kubebee.store.api_client import ApiClient, ApiError
+from support.api_server import ApiServer, bound
 
 
 def certificate(folder: Path, name: str) -> tuple[Path, Path]:
@@ -58,8 +58,9 @@ def in_pod(server: ApiServer, account: Path) -> ApiAccess:
 
 async def ask(access: ApiAccess) -> None:
     """One request; raises what it fails with."""
-    async with NodeApi(access, "node1", NAMESPACE) as api:
-        await api.node()
+    async with ApiClient(access) as client:
+        ours = {"fieldSelector": "metadata.name=node1"}
+        await client.read("list", "/apis/kubebee.dev/v1alpha1/bpfnodes", ours)
 
 
 def test_a_pod_asks_with_its_token_and_trusts_its_authority(api: ApiServer, account: Path) -> None:

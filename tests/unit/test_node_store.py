@@ -14,6 +14,7 @@ import pytest
 from kubebee.planner import wire
 from kubebee.planner.plan import ResourceKey
 from kubebee.store.api_access import ApiAccess
+from kubebee.store.api_client import ApiClient
 from kubebee.store.node import NodeStore, NoPlanError
 from kubebee.store.node_api import NodeApi
 from kubebee.store.node_cache import NodeCache
@@ -78,11 +79,11 @@ async def following(
     server: ApiServer, folder: Path, access: ApiAccess | None = None
 ) -> AsyncIterator[Following]:
     """A store of `NODE` that follows `server`."""
-    async with NodeApi(access or ApiAccess(server.url), NODE, NAMESPACE) as node_api:
-        store = NodeStore(node_api, NodeCache(folder, NODE))
+    async with ApiClient(access or ApiAccess(server.url)) as client:
+        store = NodeStore(NodeApi(client, NODE, NAMESPACE), NodeCache(folder, NODE))
         task = asyncio.create_task(store.follow(PATIENCE))
         follow = Following(store)
-        node_api.answered = follow.answered
+        client.answered = follow.answered
         try:
             yield follow
         finally:
@@ -163,18 +164,19 @@ def test_before_a_spec_is_known_nothing_is_said_to_be_in_force(api: ApiServer, t
 
 
 @pytest.mark.parametrize("how", ["deleted", "emptied of its spec"])
-def test_a_bpfnode_that_is_gone_removes_nothing(api: ApiServer, tmp_path: Path, how: str) -> None:
+def test_a_bpfnode_that_is_gone_removes_nothing(
+    api: ApiServer, tmp_path: Path, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
     async def test() -> None:
         packets = api.put_bundle(PACKETS)
         api.set_spec(NODE, [packets])
         async with following(api, tmp_path) as follow:
             await follow.news()
             if how == "deleted":
-                lists = api.count("list")
                 api.delete_node(NODE)
-                await follow.until("the list says so", lambda: api.count("list") > lists)
             else:
                 api.set_spec(NODE, None)
+            await follow.until("it is noticed", lambda: "no BpfNode with a list" in caplog.text)
             assert names(follow.taken()) == [("packets", 1)]
             api.set_spec(NODE, [packets, api.put_bundle(EXECS)])
             assert names(await follow.news()) == [("execs", 1), ("packets", 1)]

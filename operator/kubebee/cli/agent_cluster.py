@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from kubebee.loader.host import TcChoice
     from kubebee.loader.loader import Loader
     from kubebee.planner.report import NodeReport
+    from kubebee.store.api_client import ApiClient
     from kubebee.store.node import NodeStore
-    from kubebee.store.node_api import NodeApi
 
 DEFAULT_CACHE = Path("/var/lib/kubebee")
 DEFAULT_NAMESPACE = "kubebee-system"
@@ -149,6 +149,7 @@ async def _run(setup: _Setup) -> None:
     from kubebee.loader.pins import PinRoot
     from kubebee.planner.declared import Node
     from kubebee.store import api_access
+    from kubebee.store.api_client import ApiClient
     from kubebee.store.node import NodeStore
     from kubebee.store.node_api import NodeApi
     from kubebee.store.node_cache import NodeCache
@@ -159,13 +160,14 @@ async def _run(setup: _Setup) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    async with NodeApi(access, setup.node, setup.namespace) as api:
+    async with ApiClient(access) as client:
+        api = NodeApi(client, setup.node, setup.namespace)
         store = NodeStore(api, NodeCache(setup.cache / "node", setup.node))
         host = host_view(setup.cgroup, setup.tc_mode)
         loader = Loader(PinRoot(setup.bpffs), setup.cache, setup.node, host)
         made = Agent(store, loader, Node(setup.node))
         loop.add_signal_handler(signal.SIGHUP, made.rescan)
-        async with _served(setup, made, store, loader, api):
+        async with _served(setup, made, store, loader, client):
             await _until_stopped(made, store, stop)
     if store.wants_nothing:
         _leave_nothing(setup)
@@ -204,7 +206,7 @@ def _leave_nothing(setup: _Setup) -> None:
 
 @contextlib.asynccontextmanager
 async def _served(
-    setup: _Setup, agent: Agent, store: NodeStore, loader: Loader, api: NodeApi
+    setup: _Setup, agent: Agent, store: NodeStore, loader: Loader, client: ApiClient
 ) -> AsyncIterator[None]:
     """Health and metrics within this block, unless the port is 0."""
     if not setup.port:
@@ -215,7 +217,7 @@ async def _served(
     from kubebee.loader.metrics import Metrics
 
     metrics = Metrics(loader, asyncio.get_running_loop())
-    api.answered = ApiMetrics(metrics.registry, lambda: store.watching).observe
+    client.answered = ApiMetrics(metrics.registry, lambda: store.watching).observe
     passed = False
 
     def observe(report: NodeReport) -> None:

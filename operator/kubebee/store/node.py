@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -19,8 +18,9 @@ from kubebee.planner import wire
 from kubebee.planner.declared import Declared
 from kubebee.planner.nodes import Ref
 from kubebee.planner.plan import ResourceKey
-from kubebee.store.backoff import MOST_SECONDS, Backoff
-from kubebee.store.node_api import ApiError, GoneError, NodeApi
+from kubebee.store.api_client import ApiError
+from kubebee.store.backoff import Backoff
+from kubebee.store.node_api import NodeApi
 from kubebee.store.node_cache import NodeCache
 from kubebee.store.node_plan import NodeObject, Wanted
 from kubebee.store.node_reporter import NodeReporter
@@ -41,7 +41,6 @@ class NodeStore:
 
     Attributes:
         known: set once there is a spec to act on, from the API server or from the disk.
-        watching: whether news of the BpfNode would come in now.
 
     Args:
         api: the API server.
@@ -52,11 +51,10 @@ class NodeStore:
         self._api = api
         self._cache = cache
         self._reporter = NodeReporter(api.write_status)
+        self._node = api.following(_Sink(self))
         self.known = asyncio.Event()
-        self.watching = False
         self._changed = asyncio.Event()
         self._asked = asyncio.Event()
-        self._version = ""
         self._newest: Wanted | None = None
         self._wanted: Wanted | None = None
         self._decoded: dict[str, Declared] = {}
@@ -64,6 +62,11 @@ class NodeStore:
         self._unsaved: dict[str, tuple[str, bytes]] = {}
         self._in_force: dict[ResourceKey, tuple[Ref, Declared]] = {}
         self._saved: tuple[Wanted, tuple[Ref, ...]] | None = None
+
+    @property
+    def watching(self) -> bool:
+        """Whether news of the BpfNode would come in now."""
+        return self._node.watching
 
     @property
     def wants_nothing(self) -> bool:
@@ -165,7 +168,7 @@ class NodeStore:
         """
         self._restore()
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._watch())
+            group.create_task(self._node.run())
             group.create_task(self._fetch())
             group.create_task(self._reporter.run())
             group.create_task(self._fall_back(patience))
@@ -174,43 +177,8 @@ class NodeStore:
         """Wait until the newest status is written, but not for longer than this."""
         await self._reporter.finish(seconds)
 
-    async def _watch(self) -> None:
-        backoff, trouble = Backoff(), ""
-        while True:
-            wait, began = 0.0, time.monotonic()
-            try:
-                await self._watch_once()
-                trouble = ""
-            except GoneError as error:
-                log.info("%s", error)
-                self._version = ""
-            except KubebeeError as error:
-                wait = getattr(error, "retry_after", 0.0)
-                if str(error) != trouble:
-                    log.warning("%s", error)
-                    trouble = str(error)
-                if not self.known.is_set():
-                    self._use_saved()
-            self.watching = False
-            if time.monotonic() - began > MOST_SECONDS:
-                backoff.reset()
-            await asyncio.sleep(backoff.next(wait))
-
-    async def _watch_once(self) -> None:
-        """Watch from where the last watch ended; list first where there is no such place."""
-        if not self._version:
-            found, self._version = await self._api.node()
-            self._read(found)
-        async with contextlib.aclosing(self._api.watch(self._version)) as news:
-            async for self._version, found in news:
-                self.watching = True
-                if not self._version:
-                    return  # deleted: the list will say so
-                if found is not None:
-                    self._read(found)
-
-    def _read(self, found: NodeObject | None) -> None:
-        """Take in a BpfNode as it is now."""
+    def take(self, found: NodeObject | None) -> None:
+        """Take in the BpfNode as it is now; None: there is none."""
         wanted = found.wanted if found else None
         if found is None or wanted is None:
             log.warning("this node has no BpfNode with a list of bundles: what runs goes on")
@@ -314,13 +282,12 @@ class NodeStore:
 
     async def _fall_back(self, patience: float) -> None:
         await asyncio.sleep(patience)
-        if not self.known.is_set():
-            self._use_saved()
+        self.use_saved()
 
-    def _use_saved(self) -> None:
-        """Act on the plan that is on the disk: the node shall come up as it was without an API server."""
+    def use_saved(self) -> None:
+        """Act on the plan on the disk if none is known: a node comes up as it was without an API server."""
         plan = self._cache.plan()
-        if plan is None:
+        if plan is None or self.known.is_set():
             return
         log.warning("the API server has not said yet what to run: going on with the plan kept on disk")
         for ref in plan.wanted.bundles:
@@ -328,3 +295,28 @@ class NodeStore:
                 missing = ApiError("the bundle is not on this node's disk", reason="BundleMissing")
                 self._errors.setdefault(ref.hash, missing)
         self._put_in_force(plan.wanted)
+
+
+class _Sink:
+    """Where the BpfNode comes from the API server."""
+
+    def __init__(self, store: NodeStore) -> None:
+        self._store = store
+        self._seen = False
+
+    def begin(self) -> None:
+        self._seen = False
+
+    def put(self, found: NodeObject) -> None:
+        self._seen = True
+        self._store.take(found)
+
+    def drop(self, _: NodeObject) -> None:
+        self._store.take(None)
+
+    def complete(self) -> None:
+        if not self._seen:
+            self._store.take(None)
+
+    def failed(self, _: KubebeeError) -> None:
+        self._store.use_saved()

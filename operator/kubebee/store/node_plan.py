@@ -50,28 +50,6 @@ class NodeObject(msgspec.Struct, frozen=True):
         return Wanted(self.metadata.uid, self.metadata.generation, self.spec.bundles)
 
 
-class NodeList(msgspec.Struct, frozen=True):
-    """Answer to a list."""
-
-    metadata: _Metadata
-    items: tuple[NodeObject, ...] = ()
-
-
-class WatchEvent(msgspec.Struct, frozen=True):
-    """One line of a watch; `object` is a BpfNode, or a Status where type is ERROR."""
-
-    type: str
-    object: msgspec.Raw
-
-
-class ApiStatus(msgspec.Struct, frozen=True):
-    """Why the API server refused something (meta/v1 Status)."""
-
-    message: str = ""
-    reason: str = ""
-    code: int = 0
-
-
 class BundleMap(msgspec.Struct, frozen=True, rename="camel"):
     """A ConfigMap's content; msgspec decodes the base64 of binaryData."""
 

@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from kubebee.errors import KubebeeError
 from kubebee.planner.status import MESSAGE_CHARS
+from kubebee.store.api_client import ApiError
 from kubebee.store.backoff import Backoff
-from kubebee.store.node_api import ApiError
 from kubebee.store.state import EventRecord
 
 log = logging.getLogger("kubebee.node")
