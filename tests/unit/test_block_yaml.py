@@ -104,6 +104,29 @@ def test_lines_in_any_order_read_as_by_pyyaml_or_not_at_all(text: list[str]) -> 
     compare("\n".join(text))
 
 
+keys = st.sampled_from(["a", "b", "80", "yes", "x.y/z"])
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(keys, min_size=1, max_size=3),
+    st.lists(st.lists(scalars, min_size=3, max_size=3), min_size=8, max_size=12),
+    st.lists(st.tuples(st.integers(0, 40), lines), max_size=2),
+    st.sampled_from([0, 2]),
+)
+def test_many_items_with_the_same_keys_read_as_by_pyyaml_odd_lines_among_them(
+    names: list[str], rows: list[list[str]], odd: list[tuple[int, str]], indent: int
+) -> None:
+    pad = " " * indent
+    text = ["- x: 1", "  items:"]
+    for row in rows:
+        for index, (name, value) in enumerate(zip(names, row, strict=False)):
+            text.append(f"  {pad}{' ' if index else '-'} {name}: {value}")
+    for at, line in odd:
+        text.insert(at, line)
+    compare("\n".join(text))
+
+
 leaves = st.one_of(
     st.none(),
     st.booleans(),
@@ -186,6 +209,15 @@ spec:
     assert body == yaml.safe_load(text)
     assert isinstance(body, dict)
     assert list(body["spec"]) == ["interfaces", "frontends"]
+
+
+def test_lists_in_many_items_with_the_same_keys_are_not_shared() -> None:
+    text = "- items:\n" + "".join(f"  - a: [1]\n    b: {number}\n" for number in range(20))
+    body = read_block(text)
+    assert body == yaml.safe_load(text)
+    assert isinstance(body, list)
+    items = body[0]["items"]
+    assert items[0]["a"] is not items[1]["a"]
 
 
 def test_dates_and_numbers_are_what_yaml_1_1_says() -> None:

@@ -6,14 +6,15 @@ equals what its CSafeLoader returns; the tests compare both on generated text.
 
 A block is cut into its entries by indentation, with one expression for each level. So the items of the
 outermost lists, such as frontends, are known by their text before anything of them is parsed (see
-store.remembered).
+store.remembered). Lists of items with the same keys, such as backends, are read by one expression for a whole
+item: 100,000 backends take 0.3 s so, and 0.9 s key by key.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Hashable
-from functools import cache
+from functools import cache, lru_cache
 
 import yaml
 
@@ -21,6 +22,10 @@ from kubebee.store.remembered import Remembered
 
 _DEPTH_MAX = 32
 """Each level copies the text below it."""
+_MANY = 8
+"""Items from which on an expression of their own pays."""
+_SHAPES = 64
+"""Such expressions that are kept."""
 
 _WIDE = "\\xa0-\\u2027\\u202a-\\ud7ff"  # no line break of YAML 1.1 among them, and no byte order mark
 _KEY = "[A-Za-z0-9_][A-Za-z0-9_./-]{0,200}"  # libyaml wants the colon within 1,024 characters
@@ -35,6 +40,7 @@ _END = f"(?: +#[ -~{_WIDE}]*| *)"
 _ONE_LINE = re.compile(f"({_VALUE}){_END}")
 _NO_CONTENT = re.compile(f"^ *(?:#[ -~{_WIDE}]*)?\n", re.MULTILINE)
 _INDENT = re.compile(" *")
+_KEY_ALONE = re.compile(_KEY)
 
 
 class UnusualError(Exception):
@@ -59,11 +65,21 @@ def read_block(text: str, remembered: Remembered | None = None) -> object:
     return _Reader().block(text, 0, remembered) if text else None
 
 
+class _Values(dict[str, object]):
+    """What texts stand for; one that occurs again is converted once."""
+
+    def __missing__(self, text: str) -> object:
+        if text[0] in "{[":
+            return _flow(text)  # not kept: each place gets a list of its own
+        value = self[text] = text[1:-1] if text[0] in "'\"" else _plain(text)
+        return value
+
+
 class _Reader:
-    """Reads one document; values that occur again are converted once."""
+    """Reads one document."""
 
     def __init__(self) -> None:
-        self._values: dict[str, object] = {}
+        self._value = _Values().__getitem__
 
     def block(self, text: str, depth: int, remembered: Remembered | None) -> object:
         """Lines of one mapping or sequence, each with its end; the first tells the indentation of all."""
@@ -76,7 +92,22 @@ class _Reader:
 
     def _sequence(self, text: str, indent: int, depth: int, remembered: Remembered | None) -> list[object]:
         items = text[indent + 2 : -1].split("\n" + " " * indent + "- ")
+        if remembered is None and len(items) >= _MANY:
+            alike = self._alike(text, indent, items[0], len(items))
+            if alike is not None:
+                return alike
         return [self._item(item, indent + 2, depth, remembered) for item in items]
+
+    def _alike(self, text: str, indent: int, first: str, count: int) -> list[object] | None:
+        """The items of a sequence if all are mappings of the first one's keys to values of one line."""
+        keys = tuple(line.lstrip(" ").partition(":")[0] for line in first.split("\n"))
+        if not all(map(_KEY_ALONE.fullmatch, keys)):
+            return None
+        found = _rows(indent, keys).findall(text)
+        if len(found) != count or text.count("\n") != count * len(keys):  # a line is not as in the first
+            return None
+        names, value = list(map(self._value, keys)), self._value
+        return [dict(zip(names, map(value, row), strict=False)) for row in found]
 
     def _item(self, text: str, indent: int, depth: int, remembered: Remembered | None) -> object:
         if "\n" not in text and (found := _ONE_LINE.fullmatch(text)):
@@ -106,15 +137,6 @@ class _Reader:
             mapping[self._value(key)] = content
         return mapping
 
-    def _value(self, text: str) -> object:
-        if text in self._values:
-            return self._values[text]
-        if text[0] in "{[":
-            return _flow(text)  # not kept: each place gets a list of its own
-        value = text[1:-1] if text[0] in "'\"" else _plain(text)
-        self._values[text] = value
-        return value
-
 
 @cache
 def _entry(indent: int) -> re.Pattern[str]:
@@ -124,6 +146,17 @@ def _entry(indent: int) -> re.Pattern[str]:
     """
     pad = f" {{{indent}}}"
     return re.compile(f"{pad}({_KEY}):(?: +({_VALUE}))?{_END}\n((?:{pad}(?: |- )[^\n]*\n)*)")
+
+
+@lru_cache(_SHAPES)
+def _rows(indent: int, keys: tuple[str, ...]) -> re.Pattern[str]:
+    """An item of a sequence at this indentation with these keys: its values, and a group that stays empty.
+
+    Without that group `findall` would return strings, not tuples, for a single key.
+    """
+    pad = " " * indent
+    lines = (f"{re.escape(key)}: +({_VALUE}){_END}\n" for key in keys)
+    return re.compile(f"^{pad}- " + f"{pad}  ".join(lines) + "()", re.MULTILINE)
 
 
 def _indent_of(text: str) -> int:
@@ -136,6 +169,8 @@ _TYPES = yaml.SafeLoader.yaml_implicit_resolvers
 
 
 def _plain(text: str) -> object:
+    if text.count(".") > 1:  # an address; no number or date has two
+        return text
     for tag, pattern in _TYPES.get(text[0], ()):
         if pattern.match(text):
             return yaml.SafeLoader("").construct_document(yaml.ScalarNode(tag, text))
