@@ -181,3 +181,40 @@ def test_an_edit_behind_a_symbolic_link_is_found_by_looking(tmp_path: Path) -> N
     assert store.stale()
     store.scan()
     assert not store.stale()
+
+
+@pytest.mark.parametrize(
+    "odd", ["{true: 1}", "{null: 1}", "{1: a}", "2026-01-01", "!!set {a}", "!!binary aGk="]
+)
+def test_metadata_that_is_no_json_is_refused_and_keeps_nobody_else_from_being_kept(
+    store: DirectoryStore, tmp_path: Path, odd: str
+) -> None:
+    (tmp_path / "odd.yaml").write_text(manifest("odd").replace("name: odd", f"name: odd, note: {odd}"))
+    (tmp_path / "good.yaml").write_text(manifest("good"))
+    snapshot = store.scan()
+    assert in_force(snapshot) == {"good": 1}
+    (rejected,) = snapshot.rejected
+    assert rejected.error.reason == "InvalidSpec"
+    assert "metadata.note" in str(rejected.error)
+    store.save()
+    assert [path.stem for path in tmp_path.glob(".kubebee/accepted/*/*")] == ["good"]
+
+
+def test_a_status_in_a_manifest_is_neither_read_nor_kept(store: DirectoryStore, tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(manifest("a") + "status: {true: 1, conditions: none}\n")
+    assert in_force(store.scan()) == {"a": 1}
+    store.save()
+    path.write_text(manifest("a"))
+    assert in_force(DirectoryStore(tmp_path, lambda: "2027-01-01T00:00:00Z").scan()) == {"a": 1}
+
+
+def test_an_edit_while_nothing_ran_is_told_from_none(store: DirectoryStore, tmp_path: Path) -> None:
+    for name in ("same", "edited"):
+        (tmp_path / f"{name}.yaml").write_text(manifest(name))
+    store.scan()
+    store.save()
+    (tmp_path / "same.yaml").write_text(f"# why\n{manifest('same')}")
+    (tmp_path / "edited.yaml").write_text(manifest("edited", "b"))
+    again = DirectoryStore(tmp_path, lambda: "2027-01-01T00:00:00Z")
+    assert in_force(again.scan()) == {"same": 1, "edited": 2}

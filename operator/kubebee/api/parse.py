@@ -15,6 +15,7 @@ from kubebee.errors import KubebeeError
 
 _KINDS: dict[str, type[AnyResource]] = {kind.__name__: kind for kind in KINDS}
 _SHOWN = 10
+_NAME_HINT = "a name has at most 253 characters: lower-case letters, digits, '-' and single '.'"
 
 
 class SpecError(KubebeeError):
@@ -129,11 +130,12 @@ def _check_name(metadata: object, identity: Identity, where: str) -> None:
             Problem(f"metadata.{problem.path}".rstrip("."), problem.message, problem.unknown)
             for problem in problems(error, ObjectMeta, metadata)
         ]
+        nameless = any(problem.path in ("metadata", "metadata.name") for problem in found)
         raise SpecError(
             found,
-            reason="InvalidName",
+            reason="InvalidName" if nameless else "",
             where=where,
-            hint="a name has at most 253 characters: lower-case letters, digits, '-' and single '.'",
+            hint=_NAME_HINT if nameless else "",
             identity=identity,
         ) from error
 

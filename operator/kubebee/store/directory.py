@@ -18,7 +18,15 @@ from pathlib import Path
 from kubebee.errors import KubebeeError
 from kubebee.planner.declared import Declared
 from kubebee.planner.plan import ResourceKey
-from kubebee.store.manifests import SUFFIXES, Document, ManifestError, alike, parse_documents, read_text
+from kubebee.store.manifests import (
+    SUFFIXES,
+    Document,
+    ManifestError,
+    alike,
+    alike_as_json,
+    parse_documents,
+    read_text,
+)
 from kubebee.store.remembered import Remembered
 from kubebee.store.snapshot import Rejected, Snapshot
 from kubebee.store.state import Accepted, EventRecord, StateDirectory
@@ -204,20 +212,23 @@ class DirectoryStore:
         assert isinstance(body, dict)
         before = self._accepted.get(key)
         source = entry.file
-        if before and alike(before.manifest.get("spec"), body.get("spec")) and key not in self._refused:
+        same = alike if key in self._parsed else alike_as_json  # what an earlier run kept is JSON
+        spec_stays = before is not None and same(before.manifest.get("spec"), body.get("spec"))
+        if before and spec_stays and key not in self._refused:
             generation = before.generation
         else:
             generation = self._last_generation(key) + 1
             self._refused.pop(key, None)
         same_place = before and (before.source, before.generation) == (source, generation)
-        if not (before and same_place and alike(before.manifest, body)):
+        rest_stays = before is not None and same(_beside_spec(before.manifest), _beside_spec(body))
+        if not (spec_stays and rest_stays and same_place):
             record = Accepted(
                 kind=key[0],
                 name=key[1],
                 source=source,
                 generation=generation,
                 created=before.created if before else self._now(),
-                manifest=body,
+                manifest={**_beside_spec(body), "spec": body.get("spec")},
             )
             self._accepted[key] = self._unsaved[key] = record
         self._parsed[key] = valid
@@ -385,6 +396,11 @@ def _name_of(body: object) -> tuple[str, str] | None:
     metadata = body.get("metadata")
     kind, name = body.get("kind"), metadata.get("name") if isinstance(metadata, dict) else None
     return (kind, name) if isinstance(kind, str) and isinstance(name, str) else None
+
+
+def _beside_spec(manifest: dict[str, object]) -> dict[str, object]:
+    """All but the spec, and a status that somebody left in the manifest: it may be anything."""
+    return {name: value for name, value in manifest.items() if name not in ("spec", "status")}
 
 
 def _config_map_key(body: object) -> tuple[str, str]:

@@ -55,6 +55,12 @@ def alike(one: object, other: object) -> bool:
     return one == other
 
 
+def alike_as_json(one: object, other: object) -> bool:
+    """Whether two values are the same as JSON; faster than `alike` where they share no parts."""
+    encode = msgspec.json.Encoder(order="deterministic").encode
+    return encode(one) == encode(other)
+
+
 def read_text(path: Path) -> bytes:
     """The bytes of a manifest file.
 

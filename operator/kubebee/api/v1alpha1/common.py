@@ -234,6 +234,7 @@ class ObjectMeta(ApiModel):
     """Metadata of an object, as Kubernetes has it; fields unknown here are kept."""
 
     model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, JsonValue]
 
     name: Subdomain
     """Name, unique among the objects of one kind."""
