@@ -169,17 +169,30 @@ class Map(Handle):
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         """Yield (key, value), in batches where the kernel has them for this map type."""
+        key_size, stride = self.info.key_size, self.info.value_stride
+        for keys, values, count in self.batches():
+            for i in range(count):
+                yield keys[i * key_size : (i + 1) * key_size], values[i * stride : (i + 1) * stride]
+
+    def batches(self, size: int = _BATCH_SIZE) -> Iterator[tuple[bytes, bytes, int]]:
+        """Yield (keys, values, count), concatenated: of a large map a tenth of the time that items() takes.
+
+        Where the kernel has no batches for the map type, each is one entry.
+
+        Args:
+            size: most entries of a batch; more if one bucket of a hash holds more.
+        """
         try:
-            yield from self._items_by_batch()
+            yield from self._batches(size)
         except _NoBatchError:
             for key in self.keys():
                 value = self.lookup(key)
                 if value is not None:
-                    yield key, value
+                    yield key, value, 1
 
-    def _items_by_batch(self) -> Iterator[tuple[bytes, bytes]]:
+    def _batches(self, size: int) -> Iterator[tuple[bytes, bytes, int]]:
         key_size, stride = self.info.key_size, self.info.value_stride
-        size = max(1, min(_BATCH_SIZE, self.info.max_entries))
+        size = max(1, min(size, self.info.max_entries))
         # The position token is a bucket number for hashes, the last key for the other types.
         position = ctypes.create_string_buffer(max(8, key_size))
         started, first_call = False, True
@@ -208,12 +221,8 @@ class Map(Handle):
                     raise _NoBatchError
                 raise BpfError("cannot read batch", err, where=self._where())
             count = struct.unpack_from("=I", attr, _COUNT_OFFSET)[0]
-            raw_keys, raw_values = keys.raw, values.raw
-            for i in range(count):
-                yield (
-                    raw_keys[i * key_size : (i + 1) * key_size],
-                    raw_values[i * stride : (i + 1) * stride],
-                )
+            if count:
+                yield keys.raw[: count * key_size], values.raw[: count * stride], count
             if result < 0:
                 return
             started, first_call = True, False
