@@ -6,6 +6,7 @@
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 
+#include "names.h"
 #include "policy_types.h"
 
 #define KB_LOCAL_CROWDED 65536
@@ -53,5 +54,14 @@ struct {
 	__type(key, __be32);
 	__type(value, __u8);
 } kb_p_crowded SEC(".maps");
+
+/* Names of rules ("policy/rule") by slot of kb_p_hits. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, KB_HIT_SLOTS);
+	__type(key, __u32);
+	__type(value, struct kb_name);
+} kb_p_names SEC(".maps");
 
 #endif

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import struct
+
 import pytest
 
+from kubebee import names
 from kubebee.bpf.btf import Btf
 from kubebee.bpf.btf_types import Composite
 from kubebee.bpf.globals import read_globals
@@ -54,6 +57,7 @@ def test_entries_have_the_sizes_that_user_space_packs(btf: Btf) -> None:
         ("kb_rule", layout.RULE),
         ("kb_policy_active", layout.ACTIVE_HALF),
         ("kb_hits", layout.HITS),
+        ("kb_name", struct.Struct(f"{names.BYTES}s")),
     ):
         type_id = btf.find(name)
         assert type_id is not None

@@ -9,6 +9,8 @@ import pytest
 from scapy.layers.inet import IP, TCP
 from scapy.layers.l2 import Ether
 
+from kubebee import names
+from kubebee.policy import layout
 from kubebee.policy.model import Action, L4Match, Policy, PolicyRule, PortRange
 from kubebee.policy.sync import PolicyState
 from support.hostpolicy import CONTINUE, DROP, Firewall, firewall
@@ -87,3 +89,14 @@ def test_a_restart_finds_the_counters_and_changes_nothing(host: Firewall) -> Non
     assert host.state.slots == before
     assert not host.enforce(Policy("p", 1, (deny(80), deny(81)), Action.DENY)).switched
     assert host.hits() == {"p/deny-81": (1, 0)}
+
+
+def test_the_maps_say_what_their_rules_are_called(host: Firewall) -> None:
+    host.enforce(Policy("p", 1, (deny(80), deny(81))))
+    host.enforce(Policy("p", 1, (deny(81), deny(99))))
+    host.state = PolicyState.adopt(host.maps)
+    written = names.read(host.maps[layout.NAMES_MAP])
+    assert written == host.state.names.written
+    assert {written[rule.slot] for rule in host.compiled.rules} == set(written.values())
+    assert {"p/deny-81", "p/deny-99", "(builtin)/failsafe"} <= set(written.values())
+    assert "p/deny-80" not in written.values()

@@ -52,6 +52,7 @@ VARIABLE_MAP = ".bss"
 CHUNKS_MAP = "kb_p_chunks"
 HITS_MAP = "kb_p_hits"
 CROWDED_MAP = "kb_p_crowded"
+NAMES_MAP = "kb_p_names"
 
 
 class Table(NamedTuple):

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from kubebee.bpf.map import Map, possible_cpus
+from kubebee.names import NameTable
 from kubebee.policy import layout
 from kubebee.policy.compile import CompiledPolicy
 from kubebee.policy.model import PolicyError
@@ -42,16 +43,21 @@ class PolicyState:
     Attributes:
         slots: counter slot by RuleKey.identity.
         switched_at: monotonic seconds of the last switch by this process.
+        names: of the rules, by counter slot.
     """
 
     slots: dict[int, int] = field(default_factory=dict)
     switched_at: float = float("-inf")
+    names: NameTable = field(default_factory=NameTable)
 
     @classmethod
     def adopt(cls, maps: Mapping[str, Map]) -> PolicyState:
         """Read the slots of the rules in force back from the maps; nothing for maps just created."""
         data = _read(maps, layout.TABLES["rules"], _active(maps)[0], layout.TABLES["rules"].size)
-        return cls({identity: slot for identity, slot, _ in layout.RULE.iter_unpack(data) if slot})
+        slots = {identity: slot for identity, slot, _ in layout.RULE.iter_unpack(data) if slot}
+        # What an earlier version pinned has none; it is only ever looked at.
+        names = NameTable.adopt(maps[layout.NAMES_MAP]) if layout.NAMES_MAP in maps else NameTable()
+        return cls(slots, names=names)
 
     def apply(self, maps: Mapping[str, Map], compiled: CompiledPolicy) -> SyncReport:
         """Put a rule set in force. It must have been compiled with this state's slots.
@@ -63,6 +69,7 @@ class PolicyState:
             BpfError: if the kernel refuses; the rules in force stay.
             PolicyError: if a table does not fit its map.
         """
+        self._write_names(maps[layout.NAMES_MAP], compiled)
         active, flags = _active(maps)
         if flags == compiled.flags and all(
             _read(maps, layout.TABLES[name], active, len(data)) == data
@@ -81,6 +88,11 @@ class PolicyState:
         self.switched_at = time.monotonic()
         self.slots = dict(compiled.slots)
         return SyncReport(switched=True, bytes_written=written, slots_reset=len(fresh))
+
+    def _write_names(self, table: Map, compiled: CompiledPolicy) -> None:
+        wanted = {rule.slot: "/".join(rule.key) for rule in compiled.rules}
+        self.names.forget(table, self.names.written.keys() - wanted.keys())
+        self.names.write(table, wanted)
 
     def _wait_for_readers(self) -> None:
         """Wait until no packet is still being judged by the half about to be written.
