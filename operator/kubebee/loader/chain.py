@@ -17,6 +17,7 @@ from kubebee.bpf.object import BpfObject
 from kubebee.bpf.program import Program
 from kubebee.bpf.stage import as_stage, stage_maps
 from kubebee.errors import KubebeeError
+from kubebee.loader.chain_object import ChainObject, KeptMap, KeptStage
 from kubebee.loader.counted import RUN_MAP, RUN_VALUE_SIZE
 from kubebee.loader.unit import Rank
 from kubebee.planner.plan import Bundle, ResourceKey, Toolchain
@@ -122,15 +123,14 @@ def dispatcher_bundle(shape: tuple[int | None, ...]) -> Bundle:
     )
 
 
-def load_chain(chain: Chain, dispatcher: bytes) -> Program:
-    """Link, verify and load a chain; nothing is attached.
+def link_chain(chain: Chain, dispatcher: bytes) -> ChainObject:
+    """Link a chain; nothing reaches the kernel.
 
     Args:
         chain: its stages.
         dispatcher: object compiled from `dispatcher_bundle(chain.shape)`.
 
     Raises:
-        LoadError: the verifier or libbpf refuses it; `.log` has the end of the verifier's output.
         KubebeeError: a stage can't be linked.
     """
     for stage in chain.stages:
@@ -140,20 +140,41 @@ def load_chain(chain: Chain, dispatcher: bytes) -> Program:
                 hint="give it an interface of its own, or use toolchain Clang",
             )
     objects = [dispatcher]
-    maps: dict[str, Map] = {}
+    maps: list[KeptMap] = []
     for index, stage in enumerate(chain.stages):
         prefix = f"s{index}"
         objects.append(as_stage(stage.elf, stage.function, prefix, symbol=f"{prefix}_{ENTRY}"))
-        maps[f"{prefix}_run"] = stage.run_map
-        for name, linked in stage_maps(stage.elf, prefix).items():
-            if name in stage.maps:
-                maps[linked] = stage.maps[name]
-    with BpfObject.open(link(objects), name="kb_chain") as opened:
-        for name, declared in opened.maps.items():
-            if name in maps:
-                declared.reuse_fd(maps[name].fd)
+        maps.append(KeptMap(f"{prefix}_run", index, RUN_MAP, stage.run_map.info.id))
+        maps += [
+            KeptMap(linked, index, name, stage.maps[name].info.id)
+            for name, linked in stage_maps(stage.elf, prefix).items()
+            if name in stage.maps
+        ]
+    stages = (
+        KeptStage(one.key.kind, one.key.name, one.function, one.proceed_mask is None) for one in chain.stages
+    )
+    return ChainObject(ENTRY, tuple(stages), tuple(maps), link(objects))
+
+
+def load_chain(chain: Chain, dispatcher: bytes) -> Program:
+    """Link, verify and load a chain; nothing is attached. See `link_chain` and `load_linked`."""
+    return load_linked(chain, link_chain(chain, dispatcher))
+
+
+def load_linked(chain: Chain, linked: ChainObject) -> Program:
+    """Verify and load a chain that `link_chain` made; nothing is attached.
+
+    Raises:
+        LoadError: the verifier or libbpf refuses it; `.log` has the end of the verifier's output.
+    """
+    with BpfObject.open(linked.elf, name="kb_chain") as opened:
+        for each in linked.maps:
+            if each.linked in opened.maps:
+                stage = chain.stages[each.stage]
+                shared = stage.run_map if each.name == RUN_MAP else stage.maps[each.name]
+                opened.maps[each.linked].reuse_fd(shared.fd)
         opened.load()
-        return opened.programs[ENTRY].duplicate()
+        return opened.programs[linked.entry].duplicate()
 
 
 def new_run_map() -> Map:

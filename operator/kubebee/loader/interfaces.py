@@ -10,10 +10,12 @@ from pathlib import Path
 from kubebee.bpf.attach import XdpMode, attach_xdp
 from kubebee.bpf.iface import xdp_program_on
 from kubebee.bpf.link import Link
+from kubebee.bpf.map import Map
 from kubebee.bpf.program import Program
 from kubebee.bpf.syscall import BpfError
 from kubebee.errors import KubebeeError
-from kubebee.loader.chain import ENTRY, Chain, dispatcher_bundle, load_chain
+from kubebee.loader import chain_object
+from kubebee.loader.chain import ENTRY, Chain, dispatcher_bundle, link_chain, load_linked
 from kubebee.loader.compiled import Compiler
 from kubebee.loader.pins import PinRoot
 from kubebee.planner.plan import ResourceKey
@@ -57,6 +59,7 @@ class XdpInterfaces:
         self._pins = pins
         self._compiler = compiler
         self._programs: dict[str, Program] = {}
+        self._objects: dict[str, Map] = {}
         self.active: dict[str, ActiveChain] = {}
 
     async def program(self, chain: Chain) -> Program:
@@ -72,13 +75,17 @@ class XdpInterfaces:
         if known is not None:
             return known
         pin = self._pins.program(CHAIN, ENTRY, chain.hash)
-        if pin.exists():
+        kept = self._pins.chain_object(CHAIN, chain.hash)
+        if pin.exists() and kept.exists():
             program = Program.from_pin(pin)
+            self._objects[chain.hash] = Map.from_pin(kept)
         else:
             dispatcher, *_ = await self._compiler.elf(dispatcher_bundle(chain.shape))
-            program = load_chain(chain, dispatcher)
-            pin.parent.mkdir(mode=0o700, exist_ok=True)
-            program.pin(pin)
+            linked = link_chain(chain, dispatcher)
+            program = Program.from_pin(pin) if pin.exists() else load_linked(chain, linked)
+            _pin(program, pin)
+            self._objects[chain.hash] = chain_object.keep(linked)
+            _pin(self._objects[chain.hash], kept)
         self._programs[chain.hash] = program
         return program
 
@@ -222,28 +229,35 @@ class XdpInterfaces:
         used = {active.chain.hash for active in self.active.values()}
         for unused in set(self._programs) - used:
             self._programs.pop(unused).close()
+            self._objects.pop(unused).close()
 
     def pins(self) -> set[Path]:
         """Every pin that is in use."""
-        linked = [active for active in self.active.values() if active.chain.direct is None]
-        programs = {self._pins.program(CHAIN, ENTRY, active.chain.hash) for active in linked}
-        return programs | {active.pin for active in self.active.values()}
+        linked = {active.chain.hash for active in self.active.values() if active.chain.direct is None}
+        found = {active.pin for active in self.active.values()}
+        for digest in linked:
+            found |= {self._pins.program(CHAIN, ENTRY, digest), self._pins.chain_object(CHAIN, digest)}
+        return found
 
     def repin(self) -> None:
         """Pin everything again where pins are gone."""
         for active in self.active.values():
-            for held, path in (
-                (active.program, self._pins.program(CHAIN, ENTRY, active.chain.hash)),
-                (active.link, active.pin),
-            ):
-                if (not path.exists() and active.chain.direct is None) or held is active.link:
-                    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                    if not path.exists():
-                        held.pin(path)
+            if active.chain.direct is None:
+                digest = active.chain.hash
+                _pin(active.program, self._pins.program(CHAIN, ENTRY, digest))
+                _pin(self._objects[digest], self._pins.chain_object(CHAIN, digest))
+            _pin(active.link, active.pin)
 
     def lost(self) -> list[ActiveChain]:
         """Chains whose link was detached behind our back, or runs another program."""
         return [active for active in self.active.values() if not _attached(active)]
+
+
+def _pin(held: Program | Map | Link, path: Path) -> None:
+    """Pin where nothing is pinned yet."""
+    if not path.exists():
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        held.pin(path)
 
 
 def _attached(active: ActiveChain) -> bool:

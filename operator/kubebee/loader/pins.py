@@ -2,7 +2,7 @@
 
 Layout below `<bpffs>/kubebee/`::
 
-    m/<unit>/<map>@<schema>                        maps, by schema hash
+    m/<unit>/<map>@<schema>                        maps, by schema hash; a chain's object, by load hash
     p/<unit>/<function>@<hash>                     programs, by load hash
     l/<unit>/<function>@<target>@<hash>@g<gen>     links
     q/<ifindex>                                    symbolic links: we made this interface's clsact qdisc
@@ -25,6 +25,7 @@ from urllib.parse import unquote
 
 from kubebee.bpf.features import is_bpffs
 from kubebee.errors import KubebeeError
+from kubebee.loader import chain_object
 from kubebee.planner.plan import ResourceKey
 
 NAME_MAX = 255
@@ -142,6 +143,10 @@ class PinRoot:
     def program(self, key: ResourceKey, function: str, load_hash: str) -> Path:
         """Pin of a program."""
         return self._in("p", key) / f"{escape(function)}@{load_hash[:HASH_CHARS]}"
+
+    def chain_object(self, key: ResourceKey, load_hash: str) -> Path:
+        """Pin of the map that holds what a chain's program was loaded from, see loader.chain_object."""
+        return self.map(key, chain_object.NAME, load_hash)
 
     def link(self, key: ResourceKey, function: str, target: str, load_hash: str, generation: int) -> Path:
         """Pin of a link of `function` at `target` (see loader.targets for target keys)."""

@@ -25,7 +25,7 @@ class UndecidedChain:
     """What an earlier process attached to an interface.
 
     Attributes:
-        pins: of the link and of the program.
+        pins: of the link, the program and its object.
     """
 
     ifindex: int
@@ -51,7 +51,8 @@ def undecided_chains(pins: PinRoot, undecided: Collection[ResourceKey]) -> list[
         with Link.from_pin(pin.path) as link:
             info = link.info
         if info.prog_id in programs or maps & _maps_of(program):
-            found.append(UndecidedChain(info.ifindex or 0, frozenset({pin.path, program})))
+            kept = pins.chain_object(CHAIN, pin.load_hash)
+            found.append(UndecidedChain(info.ifindex or 0, frozenset({pin.path, program, kept})))
     return found
 
 
