@@ -1,0 +1,262 @@
+"""The code that an interface runs, loaded once more over maps of its own.
+
+Nothing that a run does reaches what is live: maps that the program may write to are fresh ones, with copies
+of the few entries that matter to one packet. Maps that only user space writes to are shared as they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from kubebee.bpf.constants import MapFlag, MapType
+from kubebee.bpf.link import Link
+from kubebee.bpf.map import Map
+from kubebee.bpf.object import BpfObject
+from kubebee.bpf.program import Program, TestRun
+from kubebee.bpf.syscall import BpfError
+from kubebee.errors import KubebeeError
+from kubebee.loader import chain_object
+from kubebee.loader.chain_object import ChainObject
+from kubebee.loader.interfaces import CHAIN
+from kubebee.loader.pins import PinRoot
+
+READ_ONLY = frozenset(
+    {
+        *("kb_lb_fe", "kb_lb_slots", "kb_lb_be", "kb_lb_fe_stat", "kb_lb_cfg"),
+        *(".bss", "kb_p_chunks", "kb_p_crowded", "kb_p_names"),
+    }
+)
+"""Maps of the built-in stages that no program writes to."""
+
+WRITTEN = frozenset(
+    {
+        *("kb_drops", "kb_run", "kb_lb_be_stat", "kb_lb_flow", "kb_lb_rev"),
+        *("kb_p_hits", "kb_p_fragments"),
+    }
+)
+"""Maps of the built-in stages that a run writes to."""
+
+ROOM = 1024
+"""Entries of a private table: one packet needs few of them."""
+_COPIED_BYTES = 16 << 20
+"""Of a user's map; a larger one starts out empty."""
+_TABLES = frozenset({MapType.HASH, MapType.LRU_HASH, MapType.PERCPU_HASH, MapType.LRU_PERCPU_HASH})
+_COPIED = _TABLES | {MapType.ARRAY, MapType.PERCPU_ARRAY, MapType.LPM_TRIE}
+_CONTEXT = struct.Struct("=6I")  # struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx queue, egress
+
+
+class NoChainError(KubebeeError):
+    """Nothing of kubebee that could be run is on an interface."""
+
+    reason = "NoChain"
+
+
+class NotTheSameError(KubebeeError):
+    """What would be run is not what runs."""
+
+    reason = "NotTheSame"
+
+
+class MapName(NamedTuple):
+    """A map of a chain: which stage's, and what the stage's source calls it."""
+
+    stage: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class LiveChain:
+    """What runs on an interface.
+
+    Attributes:
+        tag: the kernel's digest of the program's instructions.
+    """
+
+    interface: str
+    ifindex: int
+    program_id: int
+    tag: str
+    made_from: ChainObject
+
+    def stage_of(self, function: str) -> int | None:
+        """Place of a built-in stage in the chain."""
+        found = (i for i, s in enumerate(self.made_from.stages) if s.builtin and s.function == function)
+        return next(found, None)
+
+
+def live_chain(pins: PinRoot, interface: str, ifindex: int) -> LiveChain:
+    """Find what an interface of this network namespace runs.
+
+    Raises:
+        NoChainError: nothing of this instance is attached there, or it can't be run apart.
+        BpfError: a pin can't be read.
+    """
+    for pin in pins.links_of(CHAIN):
+        if pin.target.rpartition(":")[2] != str(ifindex):
+            continue
+        with Link.from_pin(pin.path) as link:
+            info = link.info
+        if info.ifindex != ifindex:
+            continue
+        kept = pins.chain_object(CHAIN, pin.load_hash)
+        if not kept.exists():
+            raise NoChainError(
+                "the code that runs there was loaded by BCC or by an older kubebee: it can't be run apart",
+                where=interface,
+                hint="a restart of kubebee keeps what is missing; what BCC made can't be traced",
+            )
+        with Map.from_pin(kept) as stored, Program.from_id(info.prog_id) as program:
+            return LiveChain(interface, ifindex, info.prog_id, program.info.tag, chain_object.read(stored))
+    raise NoChainError(
+        "kubebee runs nothing at XDP on this interface",
+        where=interface,
+        hint="`kubebee status` says where it does; --interface names another one",
+    )
+
+
+class PrivateChain:
+    """The code of a live chain over private maps; a context manager.
+
+    Attributes:
+        notes: what is not as in the live chain.
+    """
+
+    def __init__(self, live: LiveChain) -> None:
+        self.live = live
+        self.notes: list[str] = []
+        self._stack = contextlib.ExitStack()
+        self._live: dict[MapName, Map] = {}
+        self._own: dict[MapName, Map] = {}
+        self._full: set[MapName] = set()
+
+    def __enter__(self) -> PrivateChain:
+        try:
+            self._load()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def _load(self) -> None:
+        made_from = self.live.made_from
+        opened = self._stack.enter_context(BpfObject.open(made_from.elf, name="kb_trace"))
+        for each in made_from.maps:
+            key, declared = MapName(each.stage, each.name), opened.maps.get(each.linked)
+            if declared is None:
+                continue
+            live = self._live[key] = self._stack.enter_context(_by_id(each.id, each.name))
+            if self._is_shared(key, live):
+                declared.reuse_fd(live.fd)
+            elif declared.type in _TABLES and made_from.stages[each.stage].builtin:
+                declared.set_max_entries(min(ROOM, live.info.max_entries))
+            elif each.name == "kb_lb_be_stat":
+                declared.set_max_entries(1)  # nobody reads it, and for each CPU it can be megabytes
+            else:
+                declared.set_max_entries(live.info.max_entries)
+        opened.load()
+        self._program = self._stack.enter_context(opened.programs[made_from.entry].duplicate())
+        self._check_tag()
+        for each in made_from.maps:
+            key = MapName(each.stage, each.name)
+            if each.linked in opened.maps and not self._is_shared(key, self._live[key]):
+                self._own[key] = self._stack.enter_context(opened.maps[each.linked].duplicate())
+                if not made_from.stages[each.stage].builtin and each.name != "kb_run":
+                    self._copy_all(key)
+
+    def _is_shared(self, key: MapName, live: Map) -> bool:
+        if live.info.map_flags & MapFlag.RDONLY_PROG:
+            return True
+        return self.live.made_from.stages[key.stage].builtin and key.name in READ_ONLY
+
+    def _check_tag(self) -> None:
+        tag = self._program.info.tag
+        if tag != self.live.tag:
+            raise NotTheSameError(
+                f"what is kept of its code (tag {tag}) is not what runs (tag {self.live.tag})",
+                where=self.live.interface,
+                hint="somebody else exchanged the program; `kubebee prog list` says what is attached",
+            )
+
+    def _copy_all(self, key: MapName) -> None:
+        """Let a user's map start with what the live one holds now."""
+        live, own = self._live[key], self._own[key]
+        info = live.info
+        if info.type not in _COPIED or info.max_entries * (info.key_size + info.value_stride) > _COPIED_BYTES:
+            self.notes.append(f"map {key.name} of {self.unit(key.stage)} starts out empty")
+            return
+        for keys, values, count in live.batches():
+            own.update_batch(keys, values, count)
+
+    def unit(self, stage: int) -> str:
+        """What a stage is of, for people."""
+        found = self.live.made_from.stages[stage]
+        return f"{found.kind}/{found.unit}"
+
+    def map(self, stage: int, name: str) -> Map | None:
+        """A map as the run sees it: its own, or the live one that it reads."""
+        key = MapName(stage, name)
+        return self._own.get(key) or self._live.get(key)
+
+    def maps(self, stage: int) -> Mapping[str, Map]:
+        """All maps of a stage as the run sees them."""
+        return {key.name: self._own.get(key, live) for key, live in self._live.items() if key.stage == stage}
+
+    def live_map(self, stage: int, name: str) -> Map | None:
+        """The live map; only for looking."""
+        return self._live.get(MapName(stage, name))
+
+    def seed(self, stage: int, name: str, key: bytes) -> bytes | None:
+        """Copy the live entry of a key, if there is one; returns its value."""
+        live, own = self._live.get(MapName(stage, name)), self._own.get(MapName(stage, name))
+        if live is None or own is None:
+            return None
+        value = live.lookup(key)
+        if value is not None:
+            own.update(key, value)
+        return value
+
+    def entries(self, stage: int, name: str) -> dict[bytes, bytes]:
+        """What a private table holds now."""
+        own = self._own.get(MapName(stage, name))
+        return dict(own.items()) if own is not None else {}
+
+    def clear(self) -> None:
+        """Empty the private tables of the built-in stages, and set their counters to 0."""
+        for key, own in self._own.items():
+            if not self.live.made_from.stages[key.stage].builtin and key.name != "kb_run":
+                continue
+            if own.info.type in _TABLES:
+                keys = list(own.keys())
+                own.delete_batch(b"".join(keys), len(keys))
+            elif own.info.type in (MapType.ARRAY, MapType.PERCPU_ARRAY):
+                for index, value in own.items():
+                    if any(value):
+                        own.update(index, bytes(len(value)))
+
+    def run(self, frame: bytes) -> TestRun:
+        """Let a frame come in by the interface.
+
+        Raises:
+            BpfError: the kernel refuses the test run.
+        """
+        context = _CONTEXT.pack(0, len(frame), 0, self.live.ifindex, 0, 0)
+        return self._program.test_run(frame, context)
+
+
+@contextlib.contextmanager
+def _by_id(number: int, name: str) -> Iterator[Map]:
+    try:
+        opened = Map.from_id(number)
+    except BpfError as error:
+        raise BpfError(
+            f"the live map {name} is gone", error.errno, hint="try again: it was just replaced"
+        ) from error
+    with opened:
+        yield opened
