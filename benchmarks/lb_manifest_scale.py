@@ -20,14 +20,13 @@ from bench.report import Figure, Report
 from bench.site import kubebee, pins_of, rename_into, seconds_until
 from kubebee.bpf.map import Map
 from kubebee.lb.layout import pack_key
-from kubebee.lb.model import FrontendKey, Protocol
+from kubebee.lb.model import FrontendKey, Protocol, parse_address
 from kubebee.store.manifests import read_documents
 from lab import Lab
 from support.running import Running, wait_for
 
 FILES = 100
 FRONTENDS = 100  # a file
-FIRST_ADDRESS = 0x0A600000
 BACKENDS = 10
 STARTS = 3
 RUNS = 21
@@ -35,6 +34,15 @@ RESTING_MS = 20
 FORMS = ("json", "yaml")
 PAUSE_SECONDS = 0.3
 LOOK_SECONDS = 0.01
+
+
+def address_of(file: int, number: int) -> str:
+    return f"10.96.{file}.{number}"
+
+
+def key_of(file: int, number: int) -> bytes:
+    """The frontend's key in the map."""
+    return pack_key(FrontendKey(parse_address(address_of(file, number)), 80, Protocol.TCP))
 
 
 def frontend(file: int, number: int, changed: int = 0) -> dict[str, object]:
@@ -45,7 +53,7 @@ def frontend(file: int, number: int, changed: int = 0) -> dict[str, object]:
     ]
     if changed:
         backends[0]["port"] = changed
-    address = f"10.96.{file}.{number}"
+    address = address_of(file, number)
     return {"name": f"f{number}", "address": address, "port": 80, "protocol": "TCP", "backends": backends}
 
 
@@ -86,11 +94,7 @@ class Bench:
         self._running.start()
         found: list[Map] = []
 
-        missing = [
-            pack_key(FrontendKey(FIRST_ADDRESS + (file << 8) + number, 80, Protocol.TCP))
-            for file in range(FILES)
-            for number in range(FRONTENDS)
-        ]
+        missing = [key_of(file, number) for file in range(FILES) for number in range(FRONTENDS)]
 
         def look() -> bool:
             time.sleep(LOOK_SECONDS)
@@ -116,7 +120,7 @@ class Bench:
         text = manifest(0, self._form, self._port)
         opened = self._map("kb_lb_fe")
         assert opened is not None
-        key = pack_key(FrontendKey(FIRST_ADDRESS, 80, Protocol.TCP))
+        key = key_of(0, 0)
         with opened:
             before = opened.lookup(key)
             idle, _ = self._spent()

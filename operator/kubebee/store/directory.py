@@ -211,26 +211,27 @@ class DirectoryStore:
         body = entry.document.body
         assert isinstance(body, dict)
         before = self._accepted.get(key)
-        source = entry.file
+        known = before is not None and before.source == entry.file and key not in self._refused
+        if known and self._parsed.get(key) is valid:
+            return
         same = alike if key in self._parsed else alike_as_json  # what an earlier run kept is JSON
         spec_stays = before is not None and same(before.manifest.get("spec"), body.get("spec"))
+        rest_stays = before is not None and same(_beside_spec(before.manifest), _beside_spec(body))
         if before and spec_stays and key not in self._refused:
             generation = before.generation
         else:
             generation = self._last_generation(key) + 1
             self._refused.pop(key, None)
-        same_place = before and (before.source, before.generation) == (source, generation)
-        rest_stays = before is not None and same(_beside_spec(before.manifest), _beside_spec(body))
-        if not (spec_stays and rest_stays and same_place):
-            record = Accepted(
-                kind=key[0],
-                name=key[1],
-                source=source,
-                generation=generation,
-                created=before.created if before else self._now(),
-                manifest={**_beside_spec(body), "spec": body.get("spec")},
-            )
-            self._accepted[key] = self._unsaved[key] = record
+        record = self._accepted[key] = Accepted(
+            kind=key[0],
+            name=key[1],
+            source=entry.file,
+            generation=generation,
+            created=before.created if before else self._now(),
+            manifest={**_beside_spec(body), "spec": body.get("spec")},
+        )
+        if not (known and spec_stays and rest_stays):
+            self._unsaved[key] = record
         self._parsed[key] = valid
 
     def save(self) -> None:
