@@ -230,7 +230,7 @@ def test_what_was_detached_behind_its_back_is_attached_again(lab: Lab, running: 
         return running.status("BpfProgram", "packets").attachments[0]["linkId"] != link
 
     wait_for("attached again", attached_anew, 5)
-    assert any(e["reason"] == "Reattached" for e in running.events())
+    wait_for("Event", lambda: any(e["reason"] == "Reattached" for e in running.events()))
     count = counted(running, "packets")
     ping(lab)
     assert counted(running, "packets") >= count + 3
@@ -244,7 +244,7 @@ def test_removed_pins_are_made_again(lab: Lab, running: Running) -> None:
     before = programs(running)
     running.run("sh", "-c", "rm -r /sys/fs/bpf/kubebee/[lpm]/*")
     wait_for("pins", lambda: programs(running) == before, 5)
-    assert any(e["reason"] == "Repinned" for e in running.events())
+    wait_for("Event", lambda: any(e["reason"] == "Repinned" for e in running.events()))
 
 
 def test_an_interface_that_appears_later_is_attached(lab: Lab, running: Running) -> None:
