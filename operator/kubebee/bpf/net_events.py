@@ -1,4 +1,4 @@
-"""News of what decides how packets leave: interfaces, neighbours, IPv4 routes and rules."""
+"""News of what decides how packets leave: interfaces, neighbours, routes and rules."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from kubebee.bpf.netlink import LinkChange, messages, open_event_socket, parse_c
 from kubebee.bpf.routes import RTM_DELROUTE, RTM_NEWROUTE, changed_prefix
 
 _RTM_NEWRULE, _RTM_DELRULE = 32, 33
-_GROUP_LINK, _GROUP_NEIGH, _GROUP_IPV4_ROUTE, _GROUP_IPV4_RULE = (1 << (n - 1) for n in (1, 3, 7, 8))
+_GROUPS = sum(1 << (number - 1) for number in (1, 3, 7, 8))
+"""Interfaces, neighbours of both families, IPv4 routes, IPv4 rules."""
+_GROUPS_IPV6 = sum(1 << (number - 1) for number in (11, 19))
+"""Routes and rules."""
 
 
 @dataclass(slots=True)
@@ -19,7 +22,7 @@ class NetChanges:
 
     Attributes:
         neighbours: with True for those that are gone.
-        prefixes: address and length of IPv4 routes that came, changed or went.
+        prefixes: address and length of routes that came, changed or went.
         everything: rules changed, or news got lost: look at all of it anew.
     """
 
@@ -30,10 +33,14 @@ class NetChanges:
 
 
 class NetEvents:
-    """A socket that hears of changes in the network namespace of the thread that made it."""
+    """A socket that hears of changes in the network namespace of the thread that made it.
 
-    def __init__(self) -> None:
-        self._socket = open_event_socket(_GROUP_LINK | _GROUP_NEIGH | _GROUP_IPV4_ROUTE | _GROUP_IPV4_RULE)
+    Args:
+        ipv6: whether IPv6 routes and rules are of interest.
+    """
+
+    def __init__(self, *, ipv6: bool = False) -> None:
+        self._socket = open_event_socket(_GROUPS | _GROUPS_IPV6 if ipv6 else _GROUPS)
 
     def fileno(self) -> int:
         """Return the descriptor, for an event loop."""

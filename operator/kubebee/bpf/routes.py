@@ -1,4 +1,4 @@
-"""IPv4 routes, as the kernel chooses them for what this host sends."""
+"""Routes, as the kernel chooses them for what this host sends."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PREFSRC, _RTA_METRICS, _RTA_VIA = 1, 4, 5
 _RTAX_MTU = 2
 _RTN_UNICAST = 1
 _RTM_F_CLONED = 0x200
+_ADDRESS_BYTES = {socket.AF_INET: 4, socket.AF_INET6: 16}
+_HEADS = {
+    length: _RTMSG.pack(family, 8 * length, 0, 0, 0, 0, 0, 0, 0) for family, length in _ADDRESS_BYTES.items()
+}
+"""Of a request for the route to one address, by the address's length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +47,7 @@ def lookup_routes(addresses: Sequence[bytes]) -> list[Route | None]:
     Raises:
         BpfError: netlink failed.
     """
-    head = _RTMSG.pack(socket.AF_INET, 32, 0, 0, 0, 0, 0, 0, 0)
-    requests = [head + pack_attribute(_RTA_DST, address) for address in addresses]
+    requests = [_HEADS[len(address)] + pack_attribute(_RTA_DST, address) for address in addresses]
     answers = ask(_RTM_GETROUTE, 0, requests)
     return [
         _route(address, answer) if isinstance(answer, bytes) else None
@@ -63,8 +67,9 @@ def _route(address: bytes, payload: bytes) -> Route | None:
 
 
 def changed_prefix(payload: bytes) -> tuple[bytes, int] | None:
-    """Return address and length of the IPv4 route that an RTM_*ROUTE event is about."""
+    """Return address and length of the route that an RTM_*ROUTE event is about; None: it changes no way."""
     family, length, *_, flags = _RTMSG.unpack_from(payload)
-    if family != socket.AF_INET or flags & _RTM_F_CLONED:
+    address_bytes = _ADDRESS_BYTES.get(family)
+    if address_bytes is None or flags & _RTM_F_CLONED:
         return None
-    return attributes(payload[_RTMSG.size :]).get(_RTA_DST, bytes(4)), length
+    return attributes(payload[_RTMSG.size :]).get(_RTA_DST, bytes(address_bytes)), length

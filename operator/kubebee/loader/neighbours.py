@@ -57,11 +57,12 @@ class Neighbours:
 
     Args:
         table: takes the hops.
+        ipv6: whether there are IPv6 addresses among those that will be wanted.
     """
 
-    def __init__(self, table: HopTable) -> None:
+    def __init__(self, table: HopTable, *, ipv6: bool = False) -> None:
         self._table = table
-        self.events = NetEvents()  # before anything is listed, so that nothing is missed
+        self.events = NetEvents(ipv6=ipv6)  # before anything is listed, so that nothing is missed
         self._links: dict[int, Interface] = {link.index: link for link in dump_interfaces()}
         self._routes: dict[bytes, Route | None] = {}
         self._behind: defaultdict[NeighbourKey, set[bytes]] = defaultdict(set)
