@@ -18,6 +18,7 @@ from scapy.packet import Packet, Raw
 from bench.packets import TURNS, Case, measure
 from bench.report import Report
 from kubebee.bpf.object import BpfObject
+from kubebee.lb.features import Features
 from kubebee.lb.model import Forwarding, Protocol
 from kubebee.render.environment import render_builtin
 from support.clang import compile_c
@@ -121,7 +122,7 @@ def serve(loaded: BpfObject) -> None:
 
 
 def main() -> None:
-    source = render_builtin("servicelb", {"dsr": True, "snat": True})
+    source = render_builtin("servicelb", Features(dsr=True, snat=True).context())
     stage = source.replace('SEC("xdp")\nint kb_servicelb(', "__noinline int stage(")
     assert stage != source
 

@@ -14,7 +14,7 @@ from typing import TypeVar
 from bench.report import Figure, Report
 from kubebee.bpf.constants import MapFlag, MapType
 from kubebee.bpf.map import Map
-from kubebee.lb.layout import BACKEND_BYTES, FRONTEND_BYTES, ROW_BYTES
+from kubebee.lb.layout import BACKEND_BYTES, CONFIG_BYTES, FRONTEND_BYTES, KEY_BYTES, ROW_BYTES, SOURCE_BYTES
 from kubebee.lb.model import Backend, Frontend, FrontendKey, LbConfig, Protocol, merge
 from kubebee.lb.sync import LbState, SyncReport
 
@@ -30,12 +30,15 @@ def make_maps() -> dict[str, Map]:
         return Map.create(MapType.ARRAY, 4, value_size, entries, name, flags)
 
     return {
-        "kb_lb_fe": Map.create(MapType.HASH, 8, FRONTEND_BYTES, 4 * FRONTENDS, "kb_lb_fe"),
+        "kb_lb_fe": Map.create(MapType.HASH, KEY_BYTES[4], FRONTEND_BYTES, 4 * FRONTENDS, "kb_lb_fe"),
         "kb_lb_slots": array("kb_lb_slots", ROW_BYTES, ROWS, MapFlag.MMAPABLE),
-        "kb_lb_be": array("kb_lb_be", BACKEND_BYTES, 2 * FRONTENDS * BACKENDS),
+        "kb_lb_be": array("kb_lb_be", BACKEND_BYTES[4], 2 * FRONTENDS * BACKENDS),
         "kb_lb_be_stat": Map.create(MapType.PERCPU_ARRAY, 4, 24, 2 * FRONTENDS * BACKENDS, "kb_lb_be_stat"),
         "kb_lb_fe_stat": array("kb_lb_fe_stat", 24, 2 * FRONTENDS),
-        "kb_lb_cfg": array("kb_lb_cfg", 24, 1),
+        "kb_lb_cfg": array("kb_lb_cfg", CONFIG_BYTES, 1),
+        "kb_lb_sources": Map.create(
+            MapType.LPM_TRIE, SOURCE_BYTES[4], 1, 1024, "kb_lb_sources", MapFlag.NO_PREALLOC
+        ),
     }
 
 

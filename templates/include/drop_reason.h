@@ -31,6 +31,7 @@ enum kb_drop_reason {
 	KB_DROP_LB_HEADROOM = 38, /* the driver left no room for an outer header */
 	KB_DROP_LB_PORTS = 39, /* no free SNAT source port within the tries */
 	KB_DROP_LB_FLOWS = 40, /* the flow table is full */
+	KB_DROP_LB_SOURCE = 41, /* the client is in none of the frontend's source ranges */
 
 	/* Slots of the per-CPU array kb_drops. */
 	KB_DROP_MAX = 64,

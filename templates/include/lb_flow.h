@@ -11,6 +11,8 @@
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 
+#include "lb_types.h"
+
 enum lb_flow_flags {
 	LB_FLOW_FIN = 1 << 0, /* this side has sent FIN */
 	LB_FLOW_RST = 1 << 1,
@@ -62,5 +64,49 @@ struct {
 	__type(key, struct kb_lb_flow_key);
 	__type(value, struct kb_lb_rev);
 } kb_lb_rev SEC(".maps");
+
+#ifdef KB_LB_IPV6
+struct kb_lb_flow_key6 {
+	struct kb_lb_address6 saddr;
+	struct kb_lb_address6 daddr;
+	__be16 sport;
+	__be16 dport;
+	__u8 protocol;
+	__u8 pad[3];
+};
+
+struct kb_lb_flow6 {
+	__u64 seen;
+	__u32 backend;
+	struct kb_lb_address6 nat_address;
+	__be16 nat_port;
+	__u16 flags;
+};
+
+struct kb_lb_rev6 {
+	__u64 seen;
+	__u32 backend;
+	struct kb_lb_address6 client;
+	struct kb_lb_address6 vip;
+	__be16 client_port;
+	__be16 vip_port;
+	__u16 flags;
+	__u16 pad[3];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__type(key, struct kb_lb_flow_key6);
+	__type(value, struct kb_lb_flow6);
+} kb_lb_flow6 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__type(key, struct kb_lb_flow_key6);
+	__type(value, struct kb_lb_rev6);
+} kb_lb_rev6 SEC(".maps");
+#endif
 
 #endif

@@ -31,6 +31,7 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE); /* begins at a page: no backend spans two cache lines */
 	__uint(max_entries, 131072);
 	__type(key, __u32);
 	__type(value, struct kb_lb_backend);
@@ -52,6 +53,63 @@ struct {
 	__type(value, struct kb_lb_stat);
 } kb_lb_fe_stat SEC(".maps");
 
+/* Source ranges of frontends with LB_FE_SOURCES. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 4096);
+	__type(key, struct kb_lb_source);
+	__type(value, __u8);
+} kb_lb_sources SEC(".maps");
+
+#ifdef KB_LB_IPV6
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 32768);
+	__type(key, struct kb_lb_frontend_key6);
+	__type(value, struct kb_lb_frontend);
+} kb_lb_fe6 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 131072);
+	__type(key, __u32);
+	__type(value, struct kb_lb_row);
+} kb_lb_slots6 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 131072);
+	__type(key, __u32);
+	__type(value, struct kb_lb_backend6);
+} kb_lb_be6 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 131072);
+	__type(key, __u32);
+	__type(value, struct kb_lb_stat);
+} kb_lb_be_stat6 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 16384);
+	__type(key, __u32);
+	__type(value, struct kb_lb_stat);
+} kb_lb_fe_stat6 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 4096);
+	__type(key, struct kb_lb_source6);
+	__type(value, __u8);
+} kb_lb_sources6 SEC(".maps");
+#endif
+
+/* Of both families. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);

@@ -12,6 +12,11 @@
 #define LB_ROW_SLOTS 16
 #define LB_ROW_SHIFT 4
 
+/* An IPv6 address as words, in network order. */
+struct kb_lb_address6 {
+	__be32 words[4];
+};
+
 enum lb_frontend_flags {
 	LB_FE_DSR_IPIP = 1 << 0, /* else SNAT */
 	/* The key is a whole address (port 0, protocol 0): packets without ports ask for it. */
@@ -36,6 +41,14 @@ struct kb_lb_frontend_key {
 	__u8 pad;
 };
 
+struct kb_lb_frontend_key6 {
+	struct kb_lb_address6 address;
+	__be16 port;
+	__u8 protocol;
+	__u8 pad;
+};
+
+/* Of both families. */
 struct kb_lb_frontend {
 	/* A base (first slot) and a size (slots; 0 = no backend) are read as one word: together they are
 	 * a table, and a new table comes into force in whole by one update. */
@@ -67,6 +80,19 @@ struct kb_lb_backend {
 	__u16 flags;
 };
 
+/* One cache line. */
+struct kb_lb_backend6 {
+	struct kb_lb_address6 address;
+	__be16 port;
+	__u16 weight;
+	__u32 frontend;
+	__u32 ifindex;
+	__u8 macs[12];
+	__u16 mtu;
+	__u16 flags;
+	__u8 pad[20];
+};
+
 struct kb_lb_config {
 	__be32 encap_source;
 	__be32 encap_host_mask; /* bits of encap_source that are filled from the flow's hash */
@@ -74,6 +100,28 @@ struct kb_lb_config {
 	__u16 snat_first; /* host order */
 	__u16 snat_ports;
 	__u64 hash_seed;
+	struct kb_lb_address6 encap_source6;
+	struct kb_lb_address6 snat_source6;
+};
+
+/* Who may come from outside: prefixes of a frontend. */
+struct kb_lb_source {
+	__u32 prefixlen; /* 32 for the frontend, and the bits of the address */
+	__u32 frontend; /* id, in this machine's order: it is always compared whole */
+	__be32 address;
+};
+
+struct kb_lb_source6 {
+	__u32 prefixlen;
+	__u32 frontend;
+	struct kb_lb_address6 address;
+};
+
+/* The backend that a client had. */
+struct kb_lb_affinity {
+	__u64 used; /* ns, coarse monotonic clock */
+	__u32 backend; /* number */
+	__u32 pad;
 };
 
 /* From clients to backends; answers are not counted, under DSR they are not seen. */

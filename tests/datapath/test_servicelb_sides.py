@@ -11,6 +11,7 @@ from scapy.layers.inet import IP, TCP, UDP
 from scapy.packet import Packet
 
 from kubebee.lb import stats
+from kubebee.lb.family import IPV4
 from kubebee.lb.layout import ROW_SLOTS, BackendFlag, BackendValue, FrontendFlag, FrontendValue, pack_key, u32
 from kubebee.lb.model import Backend, Frontend, merge, parse_address
 from kubebee.lb.sync import LbState, SyncReport
@@ -128,7 +129,7 @@ def test_a_backend_that_moves_between_the_tables_keeps_its_number_and_flows(lb: 
     assert (report.changed, report.backends_written) == (1, 1)
     served = lb.state.served[frontend().key]
     assert dict(zip(served.members, served.ids, strict=True)) == first
-    assert lb.state.gone == {}
+    assert lb.state.families[IPV4].gone == {}
     raw = lb.maps["kb_lb_be"].lookup(u32(first[backends(THERE)[0]]))
     assert raw is not None
     assert BackendValue.unpack(raw).flags == BackendFlag.USED | BackendFlag.NOT_OUTSIDE
@@ -137,7 +138,7 @@ def test_a_backend_that_moves_between_the_tables_keeps_its_number_and_flows(lb: 
 def test_a_backend_that_leaves_both_tables_is_gone(lb: Balancer) -> None:
     lb.serve(two_tables((HERE,), (HERE, THERE)))
     lb.serve(two_tables((HERE,), (HERE, YONDER)))
-    assert {value.address for value in lb.state.gone.values()} == {parse_address("10.0.0.2")}
+    assert {value.address for value in lb.state.families[IPV4].gone.values()} == {parse_address("10.0.0.2")}
     assert lb.collect().backends_freed == 1
 
 

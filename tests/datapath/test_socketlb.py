@@ -17,6 +17,7 @@ from kubebee.bpf.constants import AttachType
 from kubebee.bpf.map import Map
 from kubebee.bpf.object import BpfObject
 from kubebee.lb import stats
+from kubebee.lb.features import Features
 from kubebee.lb.model import Protocol, merge
 from kubebee.lb.sync import LbState
 from kubebee.render.environment import render_builtin
@@ -100,9 +101,10 @@ def cgroup() -> Iterator[Path]:
 
 @pytest.fixture
 def node(cgroup: Path) -> Iterator[Node]:
+    source = render_builtin("socketlb", Features(ipv6=True, affinity=True).context())
     with (
         Namespace("socketlb") as network,
-        BpfObject.open(compile_c(render_builtin("socketlb", {})), "socketlb") as loaded,
+        BpfObject.open(compile_c(source), "socketlb") as loaded,
         contextlib.ExitStack() as stack,
     ):
         for name, count in SMALL.items():

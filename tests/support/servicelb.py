@@ -16,6 +16,8 @@ from kubebee.bpf.map import Map
 from kubebee.bpf.object import BpfObject
 from kubebee.bpf.program import Program, TestRun
 from kubebee.lb import gc
+from kubebee.lb.family import FAMILIES
+from kubebee.lb.features import Features
 from kubebee.lb.layout import NextHop
 from kubebee.lb.model import (
     Backend,
@@ -43,7 +45,7 @@ HOP = NextHop(LOOPBACK, bytes.fromhex((ROUTER_MAC + NODE_MAC).replace(":", "")),
 CONFIG = LbConfig(snat_address=parse_address(NODE))
 ETHER = Ether(src=CLIENT_MAC, dst=NODE_MAC)
 SENT = Ether(src=NODE_MAC, dst=ROUTER_MAC)
-
+ALL = Features(dsr=True, snat=True, ipv6=True, affinity=True)
 
 _ENTRY = 'SEC("xdp")\nint kb_servicelb('
 _LAST_STAGE = """
@@ -60,7 +62,7 @@ int last_stage(struct xdp_md *ctx)
 @functools.cache
 def elf(last_stage: bool = False) -> bytes:
     """Render and compile the stage; as the `last_stage` of a chain what goes on goes to the kernel."""
-    source = render_builtin("servicelb", {"dsr": True, "snat": True})
+    source = render_builtin("servicelb", ALL.context())
     assert _ENTRY in source
     if last_stage:
         source = source.replace(_ENTRY, "__noinline int kb_servicelb(") + _LAST_STAGE
@@ -75,12 +77,12 @@ def frontend(
     forwarding: Forwarding = Forwarding.SNAT,
     owner: str = "",
 ) -> Frontend:
-    """A frontend; backends as "address:port" or "address:port*weight"."""
+    """A frontend; backends as "address:port" or "address:port*weight", IPv6 in brackets."""
     parsed = []
     for text in backends:
         endpoint, _, weight = text.partition("*")
-        address, _, backend_port = endpoint.partition(":")
-        parsed.append(Backend(parse_address(address), int(backend_port), int(weight or 1)))
+        address, _, backend_port = endpoint.rpartition(":")
+        parsed.append(Backend(parse_address(address.strip("[]")), int(backend_port), int(weight or 1)))
     return Frontend(
         FrontendKey(parse_address(vip), port, protocol), tuple(parsed), forwarding=forwarding, owner=owner
     )
@@ -123,7 +125,8 @@ class Balancer:
         return {reason: count for reason, count in drops.read(self.maps).items() if count}
 
 
-SMALL = {"kb_lb_slots": 4096, "kb_lb_be": 1024, "kb_lb_be_stat": 1024, "kb_lb_fe_stat": 1024}
+_SMALL = {"kb_lb_slots": 4096, "kb_lb_be": 1024, "kb_lb_be_stat": 1024, "kb_lb_fe_stat": 1024}
+SMALL = {name + family.suffix: entries for family in FAMILIES for name, entries in _SMALL.items()}
 """Sizes that tests do with: adopting maps reads them."""
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from kubebee.lb import _maglev, tables
 from kubebee.lb.layout import flow_hash
 from kubebee.lb.model import Backend, Frontend, FrontendKey, Protocol
-from kubebee.lb.sizes import map_sizes, need_of
+from kubebee.lb.sizes import map_sizes, needs_of
 from kubebee.lb.tables import NumberPool, RowSpace, table_size
 
 HEADROOM = 1.05  # _maglev.c: no backend takes more than this of its share
@@ -163,10 +163,10 @@ def test_numbers_are_reused_oldest_first_after_all_fresh_ones() -> None:
 
 
 def test_map_sizes_hold_twice_what_is_served() -> None:
-    few = map_sizes(need_of([]))
+    few = map_sizes(needs_of([]))
     assert all(size >= 4096 for size in few.values())
     many = [Frontend(FrontendKey(i.to_bytes(4), 80, Protocol.TCP), backends(10)) for i in range(2000)]
-    sizes = map_sizes(need_of(many))
+    sizes = map_sizes(needs_of(many))
     assert sizes["kb_lb_slots"] >= 2 * 2000 * tables.rows_of(1009)
     assert sizes["kb_lb_be"] == sizes["kb_lb_be_stat"] >= 2 * 20_000
     assert sizes["kb_lb_fe"] >= 2 * 2 * 2000

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kubebee.api.parse import parse_resource
 from kubebee.api.v1alpha1.servicelb import ServiceLB
-from kubebee.errors import KubebeeError
+from kubebee.errors import KubebeeError, NotImplementedYetError
+from kubebee.lb.features import Features
+from kubebee.lb.model import parse_address
+from kubebee.planner import frontends
 from kubebee.planner.declared import Declared
 from kubebee.planner.frontends import Balanced
 from kubebee.planner.plan import ResourceKey
@@ -19,15 +23,15 @@ from kubebee.planner.servicelb import Merged, Served, unit
 class Text:
     """Sources that say what they were asked for."""
 
-    def servicelb(self, dsr: bool, snat: bool) -> str:
-        return f"dsr {dsr}, snat {snat}"
+    def servicelb(self, features: Features) -> str:
+        return f"servicelb {features}"
 
-    def socketlb(self) -> str:
-        return "socketlb"
+    def socketlb(self, features: Features) -> str:
+        return f"socketlb {features}"
 
 
-def served(name: str, frontends: tuple[tuple[int, int], ...], mode: str = "SNAT", ports: str = "") -> Served:
-    """A ServiceLB. `frontends`: last number of the address, and how many backends."""
+def served(name: str, wanted: tuple[tuple[int, int], ...], mode: str = "SNAT", ports: str = "") -> Served:
+    """A ServiceLB. `wanted`: last number of the address, and how many backends."""
     spec: dict[str, Any] = {
         "frontends": [
             {
@@ -36,7 +40,7 @@ def served(name: str, frontends: tuple[tuple[int, int], ...], mode: str = "SNAT"
                 "port": 80,
                 "backends": [{"address": f"10.1.0.{each}", "port": 80} for each in range(1, count + 1)],
             }
-            for number, count in frontends
+            for number, count in wanted
         ],
         "forwarding": {"mode": mode},
     }
@@ -79,10 +83,10 @@ def test_a_plan_does_not_depend_on_the_plans_before_it(history: list[dict[str, A
     known: dict[tuple[str, str], Served] = {}
     for plan in history:
         newest = []
-        for name, (frontends, mode, ports) in sorted(plan.items()):
-            wanted = (name, repr((frontends, mode, ports)))
+        for name, (items, mode, ports) in sorted(plan.items()):
+            wanted = (name, repr((items, mode, ports)))
             if wanted not in known:
-                known[wanted] = served(name, tuple(frontends), mode, ports)
+                known[wanted] = served(name, tuple(items), mode, ports)
             newest.append(known[wanted])
         candidates = [(each, last.in_force.get(each.declared.key)) for each in newest]
         refused: dict[ResourceKey, KubebeeError] = {}
@@ -112,3 +116,76 @@ def test_the_older_of_two_keeps_a_frontend_when_the_younger_takes_it() -> None:
     third = unit([(older, older), (taking, younger)], Text(), refused.__setitem__, second)
     assert [error.reason for error in refused.values()] == ["DuplicateFrontend"]
     assert third.in_force[younger.declared.key] is younger
+
+
+def six(*backends: str, address: str = "2001:db8::10", **spec: Any) -> ServiceLB:
+    """A ServiceLB with one frontend, IPv6 if nothing else is said."""
+    servers = [{"address": each, "port": 8080} for each in backends]
+    frontend = {"name": "web", "address": address, "port": 80, "backends": servers}
+    document = {
+        "apiVersion": "kubebee.dev/v1alpha1",
+        "kind": "ServiceLB",
+        "metadata": {"name": "six"},
+        "spec": {"frontends": [frontend], **spec},
+    }
+    resource = parse_resource(document)
+    assert isinstance(resource, ServiceLB)
+    return resource
+
+
+@pytest.mark.parametrize(
+    "resource",
+    [six("2001:db8:1::1"), six("10.0.0.1", address="192.0.2.1", snat={"addresses": ["2001:db8::1"]})],
+    ids=["frontend", "SNAT address"],
+)
+def test_ipv6_is_refused_until_there_is_code_for_it(resource: ServiceLB) -> None:
+    with pytest.raises(KubebeeError, match="IPv4 only") as refused:
+        Balanced.of(resource)
+    assert refused.value.reason == NotImplementedYetError.reason
+
+
+@pytest.fixture
+def with_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frontends, "SERVES_IPV6", True)
+
+
+@pytest.mark.usefixtures("with_ipv6")
+def test_an_ipv6_frontend_brings_its_maps_and_code() -> None:
+    resource = six("2001:db8:1::1", "2001:db8:1::2", snat={"addresses": ["10.0.0.9", "2001:db8::9"]})
+    balanced = Balanced.of(resource)
+    ((key, frontend),) = balanced.frontends.items()
+    assert str(key) == "[2001:db8::10]:80/TCP"
+    assert [str(each) for each in frontend.backends] == ["[2001:db8:1::1]:8080", "[2001:db8:1::2]:8080"]
+    assert balanced.config.snat_address == parse_address("10.0.0.9")
+    assert balanced.config.snat_address6 == parse_address("2001:db8::9")
+
+    declared = Declared(ResourceKey("ServiceLB", "six"), resource, 1, "2026-01-01T00:00:00Z", balanced)
+    planned = unit([(Served(declared, resource.spec, balanced), None)], Text(), {}.__setitem__).unit
+    assert planned is not None
+    assert "ipv6=True" in planned.xdp.source
+    assert {"kb_lb_fe", "kb_lb_fe6", "kb_lb_sources6"} <= planned.map_sizes.keys()
+
+
+@pytest.mark.usefixtures("with_ipv6")
+@pytest.mark.parametrize(
+    ("resource", "says"),
+    [
+        (six("10.0.0.1"), "of another family than its frontend"),
+        (six("2001:db8:1::1", address="192.0.2.1"), "of another family than its frontend"),
+        (
+            six("2001:db8:1::1", snat={"addresses": ["2001:db8::8", "2001:db8::9"]}),
+            "one SNAT address a family",
+        ),
+    ],
+    ids=["IPv4 behind IPv6", "IPv6 behind IPv4", "two addresses"],
+)
+def test_mixed_families_are_refused_by_name(resource: ServiceLB, says: str) -> None:
+    with pytest.raises(KubebeeError, match=says):
+        Balanced.of(resource)
+
+
+def test_without_ipv6_there_are_neither_its_maps_nor_its_code() -> None:
+    planned = unit([(served("a", ((1, 1),)), None)], Text(), {}.__setitem__).unit
+    assert planned is not None
+    assert "ipv6=False" in planned.xdp.source
+    assert not any(name.endswith("6") for name in planned.map_sizes)

@@ -236,6 +236,5 @@ def _policy_units(policies: Sequence[tuple[Declared, HostPolicy]]) -> list[Polic
 
 def _frontends(lb: ServiceLB) -> Iterator[tuple[FrontendKey, str]]:
     for item in lb.spec.frontends:
-        if ":" not in item.address:  # IPv6 is refused, its status says so
-            key = FrontendKey(parse_address(item.address), item.port, Protocol[item.protocol])
-            yield key, f"{lb.metadata.name}/{item.name}"
+        key = FrontendKey(parse_address(item.address), item.port, Protocol[item.protocol])
+        yield key, f"{lb.metadata.name}/{item.name}"

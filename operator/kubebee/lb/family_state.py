@@ -1,4 +1,4 @@
-"""Brings the datapath's maps to what is desired, writing only what differs.
+"""Brings the maps of one family to what is desired, writing only what differs.
 
 The maps are the state: a loader that starts adopts what it finds, and no file beside them is kept.
 """
@@ -9,75 +9,35 @@ import sys
 from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Set
-from dataclasses import dataclass, field
 from itertools import compress
 from operator import is_, is_not
 
 from kubebee.bpf.map import Map
 from kubebee.lb import layout, tables
+from kubebee.lb.family import Family
 from kubebee.lb.grace import wait_for_readers
 from kubebee.lb.layout import BackendFlag, BackendValue, FrontendFlag, FrontendValue, NextHop, Stat
 from kubebee.lb.members import Contents, Members
-from kubebee.lb.model import Backend, Forwarding, Frontend, FrontendKey, LbConfig, LbModelError
+from kubebee.lb.model import Backend, Frontend, FrontendKey, LbModelError
+from kubebee.lb.reports import SyncReport, Unserved
+from kubebee.lb.served import Served, as_desired, flags_of
+from kubebee.lb.sources import SourceRanges
 from kubebee.lb.writer import TableWriter
-
-MAP_NAMES = ("kb_lb_fe", "kb_lb_slots", "kb_lb_be", "kb_lb_be_stat", "kb_lb_fe_stat", "kb_lb_cfg")
-"""What sync needs; kb_lb_flow and kb_lb_rev belong to gc, and exist only where SNAT is rendered."""
 
 # Plain numbers: arithmetic of enums takes ten times as long, and there are 100,000 backends.
 _USED, _GONE, _SOCKETS_ONLY = map(int, (BackendFlag.USED, BackendFlag.GONE, FrontendFlag.SOCKETS_ONLY))
-
-
-@dataclass(frozen=True, slots=True)
-class Unserved:
-    """A frontend that keeps its old table, or has none, because a map is full."""
-
-    key: FrontendKey
-    owner: str
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class SyncReport:
-    """What one apply() did. Zero everywhere = the maps were right already."""
-
-    added: int = 0
-    changed: int = 0
-    removed: int = 0
-    backends_written: int = 0
-    rows_written: int = 0
-    unserved: tuple[Unserved, ...] = ()
-
-
-@dataclass(slots=True)
-class Served:
-    """A frontend as the maps have it.
-
-    Attributes:
-        desired: what it was written from; None if the maps disagree with themselves, so that it is redone.
-        known: its backends, of both tables; `ids` are their numbers, in the same order.
-    """
-
-    value: FrontendValue
-    desired: Frontend | None = None
-    known: Members = field(default_factory=Members)
-    ids: array[int] = field(default_factory=lambda: array("I"))
-
-    @property
-    def members(self) -> tuple[Backend, ...]:
-        """Its backends, sorted."""
-        return self.known.every
 
 
 class _NoRoomError(Exception):
     """A map has no room for a frontend; the text says which."""
 
 
-class LbState:
-    """What is in the maps. One per set of maps, one writer."""
+class FamilyState:
+    """What is in the maps of one family. One per set of maps, one writer."""
 
-    def __init__(self, frontends: int, rows: int, backends: int) -> None:
-        """Describe empty maps. The sizes are entries of kb_lb_fe, kb_lb_slots and kb_lb_be."""
+    def __init__(self, family: Family, frontends: int, rows: int, backends: int) -> None:
+        """Describe empty maps. The sizes are entries of those of frontends, slots and backends."""
+        self.family = family
         self.served: dict[FrontendKey, Served] = {}
         self.gone: dict[int, BackendValue] = {}
         self._returning: dict[tuple[int, bytes, int], int] = {}
@@ -90,42 +50,46 @@ class LbState:
         self._backend_ids = tables.NumberPool(backends)
         self._retired: set[int] = set()  # ids of removed frontends that gone backends still refer to
         self._hops: dict[bytes, NextHop] = {}
-        self._config = b""
+        self._ranges = SourceRanges(0)
         self._applied: Mapping[FrontendKey, Frontend] = {}
         """What the last apply() that served all was given."""
         self._arrived: set[bytes] = set()
 
     @classmethod
-    def adopt(cls, maps: Mapping[str, Map]) -> LbState:
+    def adopt(cls, maps: Mapping[str, Map], family: Family) -> FamilyState:
         """Read the state from maps, new ones or an earlier loader's, and end what it left half done."""
-        state, orphans = cls._read(maps)
-        writer = TableWriter(maps)
+        state, orphans = cls._read(maps, family)
+        writer = TableWriter(maps, family)
         for number, value in orphans:
             state._retire(writer, number, value)
+        state._ranges.forget_unknown(writer, {served.value.id for served in state.served.values()})
         writer.flush()
         return state
 
     @classmethod
-    def observe(cls, maps: Mapping[str, Map]) -> LbState:
+    def observe(cls, maps: Mapping[str, Map], family: Family) -> FamilyState:
         """The state as the maps' writer has it, to look at only: nothing is written."""
-        return cls._read(maps)[0]
+        return cls._read(maps, family)[0]
 
     @classmethod
-    def _read(cls, maps: Mapping[str, Map]) -> tuple[LbState, list[tuple[int, BackendValue]]]:
+    def _read(
+        cls, maps: Mapping[str, Map], family: Family
+    ) -> tuple[FamilyState, list[tuple[int, BackendValue]]]:
         """The state, and backends without a frontend: it went, or its first write was cut short."""
-        frontends = min(maps["kb_lb_fe"].info.max_entries, maps["kb_lb_fe_stat"].info.max_entries)
-        backends = min(maps["kb_lb_be"].info.max_entries, maps["kb_lb_be_stat"].info.max_entries)
-        state = cls(frontends, maps["kb_lb_slots"].info.max_entries, backends)
-        state._capacity = maps["kb_lb_fe"].info.max_entries
-        state._config = maps["kb_lb_cfg"].lookup(layout.u32(0)) or b""
-        by_frontend = state._adopt_backends(maps["kb_lb_be"])
-        state._adopt_frontends(maps["kb_lb_fe"], by_frontend)
+        room = {name: maps[name].info.max_entries for name in family.map_names}
+        frontends = min(room[family.frontends], room[family.frontend_counts])
+        backends = min(room[family.backends], room[family.backend_counts])
+        state = cls(family, frontends, room[family.slots], backends)
+        state._capacity = room[family.frontends]
+        state._ranges = SourceRanges.adopt(maps[family.sources])
+        by_frontend = state._adopt_backends(maps[family.backends])
+        state._adopt_frontends(maps[family.frontends], by_frontend)
         return state, [member for members in by_frontend.values() for member in members]
 
     def _adopt_backends(self, backends: Map) -> defaultdict[int, list[tuple[int, BackendValue]]]:
         by_frontend: defaultdict[int, list[tuple[int, BackendValue]]] = defaultdict(list)
         used: set[int] = set()
-        empty = bytes(layout.BACKEND_BYTES)
+        empty = bytes(layout.BACKEND_BYTES[self.family.address_bytes])
         for key, raw in backends.items():
             if raw == empty:
                 continue
@@ -159,7 +123,7 @@ class LbState:
             if not self._reserve(value):
                 served.value = value._replace(base=0, size=0, inside_base=0, inside_size=0, fingerprint=0)
             elif Contents.of(members, served.ids).fingerprint == value.fingerprint:
-                served.desired = _as_desired(key, members, value)
+                served.desired = as_desired(key, members, value, self._ranges.of(value.id))
             self.served[key] = served
             ids.add(value.id)
         self._want_addresses()
@@ -183,29 +147,26 @@ class LbState:
         for base, size in value.tables:
             self._space.release(base // layout.ROW_SLOTS, tables.rows_of(size))
 
-    def apply(
-        self, maps: Mapping[str, Map], desired: Mapping[FrontendKey, Frontend], config: LbConfig
-    ) -> SyncReport:
-        """Make the maps serve exactly `desired` (see model.merge).
+    def apply(self, maps: Mapping[str, Map], desired: Mapping[FrontendKey, Frontend]) -> SyncReport:
+        """Make the maps serve exactly `desired`, all of this family (see model.merge).
 
         A frontend that finds no room is reported and leaves the others alone.
 
         Raises:
-            LbModelError: SNAT is wanted and `config` has no address for it; nothing was written.
+            LbModelError: one is of another family; nothing was written.
             BpfError: a map refused a write. What the maps show is whole; adopt() them anew.
         """
-        if not config.snat_address:
-            _refuse_snat(desired.values())
-        self._write_config(maps["kb_lb_cfg"], config)
         removed, wanted = self._differences(desired)
+        self._refuse_others(wanted)
         self._applied = {}  # until all of it is done
         if not removed and not wanted:
             self._applied = desired
             return SyncReport()
 
-        writer = TableWriter(maps)
+        frontends = maps[self.family.frontends]
+        writer = TableWriter(maps, self.family)
         if removed:
-            self._remove(maps["kb_lb_fe"], writer, removed)
+            self._remove(frontends, writer, removed)
         self._returning = {(v.frontend, v.address, v.port): number for number, v in self.gone.items()}
         added = changed = 0
         unserved: list[Unserved] = []
@@ -222,7 +183,7 @@ class LbState:
         writer.flush()
         if self._doubtful_addresses:
             self._want_addresses()
-        self._write_addresses(maps["kb_lb_fe"])
+        self._write_addresses(frontends)
         self._applied = {} if unserved else desired
         return SyncReport(
             added, changed, len(removed), writer.backends_written, writer.rows_written, tuple(unserved)
@@ -245,11 +206,13 @@ class LbState:
         ]
         return served.keys() - desired.keys(), wanted
 
-    def _write_config(self, settings: Map, config: LbConfig) -> None:
-        packed = layout.pack_config(config)
-        if packed != self._config:
-            settings.update(layout.u32(0), packed)
-            self._config = packed
+    def _refuse_others(self, wanted: Iterable[Frontend]) -> None:
+        for frontend in wanted:
+            if len(frontend.key.address) != self.family.address_bytes:
+                raise LbModelError(
+                    f"{frontend.key} is no {self.family} frontend, and there are no maps of another family",
+                    where=frontend.owner,
+                )
 
     def _remove(self, frontends: Map, writer: TableWriter, keys: Set[FrontendKey]) -> None:
         packed = [layout.pack_key(key) for key in keys]
@@ -258,6 +221,7 @@ class LbState:
             served = self.served.pop(key)
             self._release(served.value)
             self._retired.add(served.value.id)
+            self._ranges.write(writer, served.value.id, ())
             for member, number in zip(served.members, served.ids, strict=True):
                 self._retire(writer, number, self._backend_value(member, served.value.id))
         writer.flush()
@@ -269,7 +233,7 @@ class LbState:
         served = self.served.get(frontend.key)
         members = Members.of(frontend)
         known = self._numbers(served, members)
-        self._check_room(frontend.key, served, len(members.every) - len(known))
+        self._check_room(frontend, served, len(members.every) - len(known))
         ids = array(
             "I",
             (known[m[:2]] if m[:2] in known else self._backend_ids.take() for m in members.every),
@@ -294,9 +258,10 @@ class LbState:
             before.id if before else self._frontend_ids.take(),
             fingerprint,
             frontend.affinity_seconds,
-            _flags(frontend),
+            flags_of(frontend),
         )
 
+        self._ranges.write(writer, value.id, frontend.source_ranges)
         self._write_members(writer, served, members, ids, value.id)
         if not same_tables:
             writer.tables(value, contents)
@@ -311,16 +276,18 @@ class LbState:
         if not frontend.sockets_only:
             self._wanted_addresses.add(frontend.key.address)
 
-    def _check_room(self, key: FrontendKey, served: Served | None, fresh_backends: int) -> None:
+    def _check_room(self, frontend: Frontend, served: Served | None, fresh_backends: int) -> None:
+        family, address = self.family, frontend.key.address
         if fresh_backends > self._backend_ids.available:
-            raise _NoRoomError("the backend table is full (kb_lb_be)")
+            raise _NoRoomError(f"the backend table is full ({family.backends})")
+        number = served.value.id if served else None
+        if frontend.source_ranges and not self._ranges.room_for(number, frontend.source_ranges):
+            raise _NoRoomError(f"the table of source ranges is full ({family.sources})")
         if served is not None:
             return
-        entries = (
-            len(self.served) + 1 + len(self._wanted_addresses) + (key.address not in self._wanted_addresses)
-        )
+        entries = len(self.served) + 1 + len(self._wanted_addresses) + (address not in self._wanted_addresses)
         if entries > self._capacity:
-            raise _NoRoomError("the frontend table is full (kb_lb_fe)")
+            raise _NoRoomError(f"the frontend table is full ({family.frontends})")
         if not self._frontend_ids.available:
             raise _NoRoomError("all frontend ids are in use, removed frontends' among them")
 
@@ -354,7 +321,7 @@ class LbState:
         if row is None:
             for number in set(ids) - set(known.values()):
                 self._backend_ids.give_back(number)
-            raise _NoRoomError(f"no {rows} free rows in a run for its table (kb_lb_slots)")
+            raise _NoRoomError(f"no {rows} free rows in a run for its table ({self.family.slots})")
         base = row * layout.ROW_SLOTS
         if contents.shared:
             return base, base
@@ -424,7 +391,7 @@ class LbState:
         changed = {address: hop for address, hop in hops.items() if self._hops.get(address) != hop}
         if not changed:
             return 0
-        withdraw, announce = TableWriter(maps), TableWriter(maps)
+        withdraw, announce = TableWriter(maps, self.family), TableWriter(maps, self.family)
         for number, value in self._backends_at(changed.keys()):
             withdraw.backend(number, value._replace(hop=None))
             hop = changed[value.address]
@@ -477,60 +444,26 @@ class LbState:
 
         Their counts move to their frontend's row first, so that its totals never fall.
         """
+        family, empty = self.family, bytes(layout.BACKEND_BYTES[self.family.address_bytes])
         numbers = [number for number in self.gone if number not in still_used]
         alive = {served.value.id for served in self.served.values()} if numbers else set()
         for number in numbers:
             frontend = self.gone.pop(number).frontend
             self._fold_counts(maps, number, frontend if frontend in alive else None)
-            maps["kb_lb_be"].update(layout.u32(number), bytes(layout.BACKEND_BYTES))
+            maps[family.backends].update(layout.u32(number), empty)
             self._backend_ids.give_back(number)
         for frontend in self._retired - {gone.frontend for gone in self.gone.values()}:
-            maps["kb_lb_fe_stat"].update(layout.u32(frontend), Stat().pack())
+            maps[family.frontend_counts].update(layout.u32(frontend), Stat().pack())
             self._retired.discard(frontend)
             self._frontend_ids.give_back(frontend)
         return len(numbers)
 
     def _fold_counts(self, maps: Mapping[str, Map], number: int, frontend: int | None) -> None:
-        counted = maps["kb_lb_be_stat"].lookup(layout.u32(number)) or b""
+        by_backend, by_frontend = maps[self.family.backend_counts], maps[self.family.frontend_counts]
+        counted = by_backend.lookup(layout.u32(number)) or b""
         if frontend is not None and any(counted):
             row = layout.u32(frontend)
-            total = Stat.sum(maps["kb_lb_fe_stat"].lookup(row) or Stat().pack())
-            maps["kb_lb_fe_stat"].update(row, total.plus(Stat.sum(counted)).pack())
+            total = Stat.sum(by_frontend.lookup(row) or Stat().pack())
+            by_frontend.update(row, total.plus(Stat.sum(counted)).pack())
         if any(counted):
-            maps["kb_lb_be_stat"].update(layout.u32(number), bytes(len(counted)))
-
-
-def _flags(frontend: Frontend) -> int:
-    flags = 0
-    if frontend.forwarding is Forwarding.DSR_IPIP:
-        flags |= FrontendFlag.DSR_IPIP
-    if frontend.sockets_only:
-        flags |= FrontendFlag.SOCKETS_ONLY
-    if frontend.drop_outside:
-        flags |= FrontendFlag.DROP_OUTSIDE
-    return flags
-
-
-def _as_desired(key: FrontendKey, members: Members, value: FrontendValue) -> Frontend:
-    """The frontend that the maps show."""
-    flags = value.flags
-    return Frontend(
-        key,
-        members.without(BackendFlag.NOT_OUTSIDE),
-        members.without(BackendFlag.NOT_INSIDE) if members.sides else None,
-        Forwarding.DSR_IPIP if flags & FrontendFlag.DSR_IPIP else Forwarding.SNAT,
-        affinity_seconds=value.affinity,
-        sockets_only=bool(flags & FrontendFlag.SOCKETS_ONLY),
-        drop_outside=bool(flags & FrontendFlag.DROP_OUTSIDE),
-    )
-
-
-def _refuse_snat(frontends: Iterable[Frontend]) -> None:
-    for frontend in frontends:
-        if frontend.forwarding is Forwarding.SNAT and frontend.backends:
-            raise LbModelError(
-                "SNAT needs a source address and this node has none",
-                reason="NoSnatAddress",
-                where=f"{frontend.owner}: {frontend.key}" if frontend.owner else str(frontend.key),
-                hint="set the SNAT address, or give the interface an IPv4 address",
-            )
+            by_backend.update(layout.u32(number), bytes(len(counted)))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
 
 from kubebee.bpf.map import Map
+from kubebee.lb.family_state import FamilyState
 from kubebee.lb.grace import wait_for_readers
 from kubebee.lb.layout import BackendValue, Flow, FlowFlag, FlowKey, Reverse, u32
 from kubebee.lb.model import Protocol
@@ -46,6 +48,15 @@ class GcReport:
     orphans: int = 0
     backends_freed: int = 0
 
+    def plus(self, other: GcReport) -> GcReport:
+        """What both saw and did."""
+        return GcReport(
+            self.live + other.live,
+            self.expired + other.expired,
+            self.orphans + other.orphans,
+            self.backends_freed + other.backends_freed,
+        )
+
 
 def collect(
     maps: Mapping[str, Map], state: LbState, now_ns: int, timeouts: Timeouts | None = None
@@ -53,23 +64,30 @@ def collect(
     """Delete flows that are over. Call it every few seconds.
 
     Args:
-        maps: ServiceLB's; without kb_lb_flow (no SNAT) only gone backends are freed.
+        maps: ServiceLB's; without flows (no SNAT) only gone backends are freed.
         state: the state of the same maps.
         now_ns: CLOCK_MONOTONIC.
         timeouts: when a flow is over.
     """
     timeouts = timeouts or Timeouts()
-    if state.gone:
+    if any(part.gone for part in state.families.values()):
         wait_for_readers()  # a flow being made towards a gone backend is in the map afterwards
-    if "kb_lb_flow" not in maps:
+    parts = state.families.values()
+    return reduce(GcReport.plus, (_collect_family(maps, part, now_ns, timeouts) for part in parts))
+
+
+def _collect_family(maps: Mapping[str, Map], state: FamilyState, now_ns: int, timeouts: Timeouts) -> GcReport:
+    family = state.family
+    if family.flows not in maps:
         return GcReport(backends_freed=state.free_gone(maps, frozenset()))
 
-    backends = _Backends(maps["kb_lb_be"])
-    reverse = {key: Reverse.unpack(value) for key, value in maps["kb_lb_rev"].items()}
+    flows, other_half = maps[family.flows], maps[family.reverse]
+    backends = _Backends(maps[family.backends])
+    reverse = {key: Reverse.unpack(value) for key, value in other_half.items()}
     used: set[int] = set()
     live = 0
     over: list[tuple[bytes, bytes | None]] = []
-    for raw, value in maps["kb_lb_flow"].items():
+    for raw, value in flows.items():
         protocol, flow = FlowKey.unpack(raw).protocol, Flow.unpack(value)
         other_key = backends.reverse_key(flow, protocol)
         other = reverse.pop(other_key, None) if other_key else None
@@ -83,9 +101,9 @@ def collect(
     used.update(entry.backend for entry in reverse.values())
 
     # The forward half first: were it last, packets in between would go out and have no way back.
-    _delete(maps["kb_lb_flow"], [raw for raw, _ in over])
-    _delete(maps["kb_lb_rev"], [key for _, key in over if key])
-    _delete(maps["kb_lb_rev"], orphans)
+    _delete(flows, [raw for raw, _ in over])
+    _delete(other_half, [key for _, key in over if key])
+    _delete(other_half, orphans)
     return GcReport(live, len(over), len(orphans), state.free_gone(maps, frozenset(used)))
 
 

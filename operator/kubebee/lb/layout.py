@@ -10,28 +10,43 @@ import struct
 from enum import IntFlag
 from typing import NamedTuple
 
-from kubebee.lb.model import FrontendKey, LbConfig, Protocol
+from kubebee.lb.model import FrontendKey, LbConfig, Prefix, Protocol
 
 ROW_SLOTS = 16
 ROW_BYTES = ROW_SLOTS * 4
 NO_MACS = bytes(12)
 
+
+def _by_family(ipv4: str, ipv6: str) -> dict[int, struct.Struct]:
+    """By length of an address."""
+    return {4: struct.Struct(ipv4), 16: struct.Struct(ipv6)}
+
+
 _U32 = struct.Struct("=I")
-_FRONTEND_KEY = struct.Struct(">4sHBx")
+_FRONTEND_KEYS = _by_family(">4sHBx", ">16sHBx")
 _FRONTEND = struct.Struct("=IIIIIIIH2x")
-_ENDPOINT = struct.Struct(">4sH")
+_ENDPOINTS = _by_family(">4sH", ">16sH")
 _BACKEND_REST = struct.Struct("=HII12sHH")
 _CONFIG_ADDRESSES = struct.Struct(">II4s")
+_CONFIG_IPV6 = struct.Struct(">16s16s")
 _CONFIG_REST = struct.Struct("=HHQ")
 _STAT = struct.Struct("=QQQ")
-_FLOW_KEY = struct.Struct(">4s4sHHB3x")
+_FLOW_KEYS = _by_family(">4s4sHHB3x", ">16s16sHHB3x")
 _FLOW_HEAD = struct.Struct("=QI")
-_FLOW_NAT = struct.Struct(">4sH")
+_FLOW_NATS = _by_family(">4sH", ">16sH")
 _FLOW_FLAGS = struct.Struct("=H")
-_REVERSE_CLIENT = struct.Struct(">4s4sHH")
+_REVERSE_CLIENTS = _by_family(">4s4sHH", ">16s16sHH")
+_SOURCES = _by_family("=II4s", "=II16s")
+_SOURCE_BITS = 32
+"""Of a source range's key before the address: the frontend's id, which is always compared whole."""
 
 FRONTEND_BYTES = _FRONTEND.size
-BACKEND_BYTES = _ENDPOINT.size + _BACKEND_REST.size
+KEY_BYTES = {length: key.size for length, key in _FRONTEND_KEYS.items()}
+"""Of a frontend's key, by length of an address; so the others."""
+BACKEND_BYTES = {4: 32, 16: 64}
+SOURCE_BYTES = {length: source.size for length, source in _SOURCES.items()}
+CONFIG_BYTES = _CONFIG_ADDRESSES.size + _CONFIG_REST.size + _CONFIG_IPV6.size
+_IPV4_KEY_BYTES, _IPV4_FLOW_KEY_BYTES, _IPV4_FLOW_BYTES, _IPV4_REVERSE_BYTES = KEY_BYTES[4], 16, 24, 32
 
 
 class FrontendFlag(IntFlag):
@@ -128,13 +143,16 @@ class BackendValue(NamedTuple):
         ifindex, macs, mtu = self.hop or (0, NO_MACS, 0)
         flags = self.flags | _NEXT_HOP if self.hop else self.flags
         rest = _BACKEND_REST.pack(self.weight, self.frontend, ifindex, macs, mtu, flags)
-        return _ENDPOINT.pack(self.address, self.port) + rest
+        length = len(self.address)
+        packed = _ENDPOINTS[length].pack(self.address, self.port) + rest
+        return packed if length == 4 else packed.ljust(BACKEND_BYTES[length], b"\0")
 
     @classmethod
     def unpack(cls, value: bytes) -> BackendValue:
         """Read the map's value."""
-        address, port = _ENDPOINT.unpack_from(value)
-        weight, frontend, ifindex, macs, mtu, flags = _BACKEND_REST.unpack_from(value, _ENDPOINT.size)
+        endpoint = _ENDPOINTS[4 if len(value) == BACKEND_BYTES[4] else 16]
+        address, port = endpoint.unpack_from(value)
+        weight, frontend, ifindex, macs, mtu, flags = _BACKEND_REST.unpack_from(value, endpoint.size)
         hop = NextHop(ifindex, macs, mtu) if flags & _NEXT_HOP else None
         return cls(address, port, weight, frontend, hop, flags & ~_NEXT_HOP)
 
@@ -172,12 +190,12 @@ class FlowKey(NamedTuple):
 
     def pack(self) -> bytes:
         """Return the map's key."""
-        return _FLOW_KEY.pack(*self)
+        return _FLOW_KEYS[len(self.saddr)].pack(*self)
 
     @classmethod
     def unpack(cls, key: bytes) -> FlowKey:
         """Read the map's key."""
-        return cls(*_FLOW_KEY.unpack(key))
+        return cls(*_FLOW_KEYS[4 if len(key) == _IPV4_FLOW_KEY_BYTES else 16].unpack(key))
 
 
 class Flow(NamedTuple):
@@ -192,10 +210,11 @@ class Flow(NamedTuple):
     @classmethod
     def unpack(cls, value: bytes) -> Flow:
         """Read the map's value."""
+        nat = _FLOW_NATS[4 if len(value) == _IPV4_FLOW_BYTES else 16]
         return cls(
             *_FLOW_HEAD.unpack_from(value),
-            *_FLOW_NAT.unpack_from(value, 12),
-            *_FLOW_FLAGS.unpack_from(value, 18),
+            *nat.unpack_from(value, _FLOW_HEAD.size),
+            *_FLOW_FLAGS.unpack_from(value, _FLOW_HEAD.size + nat.size),
         )
 
 
@@ -213,10 +232,11 @@ class Reverse(NamedTuple):
     @classmethod
     def unpack(cls, value: bytes) -> Reverse:
         """Read the map's value."""
+        ends = _REVERSE_CLIENTS[4 if len(value) == _IPV4_REVERSE_BYTES else 16]
         return cls(
             *_FLOW_HEAD.unpack_from(value),
-            *_REVERSE_CLIENT.unpack_from(value, 12),
-            *_FLOW_FLAGS.unpack_from(value, 24),
+            *ends.unpack_from(value, _FLOW_HEAD.size),
+            *_FLOW_FLAGS.unpack_from(value, _FLOW_HEAD.size + ends.size),
         )
 
 
@@ -227,18 +247,32 @@ def u32(number: int) -> bytes:
 
 def pack_key(key: FrontendKey) -> bytes:
     """Return the frontend map's key."""
-    return _FRONTEND_KEY.pack(*key)
+    return _FRONTEND_KEYS[len(key.address)].pack(*key)
 
 
 def pack_address_key(address: bytes) -> bytes:
     """Return the key that stands for a whole address."""
-    return _FRONTEND_KEY.pack(address, 0, 0)
+    return _FRONTEND_KEYS[len(address)].pack(address, 0, 0)
 
 
 def unpack_key(key: bytes) -> FrontendKey | bytes:
     """Read the frontend map's key: a frontend's, or the address that a FrontendFlag.ADDRESS entry is for."""
-    address, port, protocol = _FRONTEND_KEY.unpack(key)
+    address, port, protocol = _FRONTEND_KEYS[4 if len(key) == _IPV4_KEY_BYTES else 16].unpack(key)
     return FrontendKey(address, port, Protocol(protocol)) if protocol else address
+
+
+def pack_source(frontend: int, prefix: Prefix) -> bytes:
+    """Return the source map's key for a range of a frontend, by its id; bits behind the prefix become 0."""
+    length = len(prefix.address)
+    rest = 8 * length - prefix.length
+    address = (int.from_bytes(prefix.address) >> rest << rest).to_bytes(length)
+    return _SOURCES[length].pack(_SOURCE_BITS + prefix.length, frontend, address)
+
+
+def unpack_source(key: bytes) -> tuple[int, Prefix]:
+    """Read the source map's key: a frontend's id and a range."""
+    bits, frontend, address = _SOURCES[4 if len(key) == SOURCE_BYTES[4] else 16].unpack(key)
+    return frontend, Prefix(address, bits - _SOURCE_BITS)
 
 
 def pack_config(config: LbConfig) -> bytes:
@@ -247,7 +281,9 @@ def pack_config(config: LbConfig) -> bytes:
     host_mask = 0xFFFFFFFF >> config.encap_prefix
     ports = config.snat_port_last - config.snat_port_first + 1
     addresses = _CONFIG_ADDRESSES.pack(source & ~host_mask, host_mask, config.snat_address)
-    return addresses + _CONFIG_REST.pack(config.snat_port_first, ports, config.hash_seed)
+    rest = _CONFIG_REST.pack(config.snat_port_first, ports, config.hash_seed)
+    ipv6 = _CONFIG_IPV6.pack(config.encap_source6 or config.snat_address6, config.snat_address6)
+    return addresses + rest + ipv6
 
 
 def flow_hash(saddr: bytes, daddr: bytes, sport: int, dport: int, seed: int) -> int:

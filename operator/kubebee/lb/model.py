@@ -159,6 +159,7 @@ class LbConfig:
         encap_prefix: its length in bits; below 32 the host bits are filled from the flow's hash, so
             that receivers spread the tunnel over their queues.
         snat_address: source address towards SNAT backends; b"" = SNAT is refused.
+        encap_source6, snat_address6: the same for IPv6; the outer source is spread by the flow label instead.
         snat_port_first, snat_port_last: inclusive range of source ports; keep it out of
             net.ipv4.ip_local_port_range, whose default ends at 60999.
         hash_seed: the same on all nodes that announce one VIP, so that they agree on a flow's backend.
@@ -167,6 +168,8 @@ class LbConfig:
     encap_source: bytes = b""
     encap_prefix: int = 32
     snat_address: bytes = b""
+    encap_source6: bytes = b""
+    snat_address6: bytes = b""
     snat_port_first: int = 61000
     snat_port_last: int = 65535
     hash_seed: int = 0x6B62

@@ -2,65 +2,96 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
+from kubebee.lb.family import FAMILIES, IPV4, IPV6, Family
 from kubebee.lb.model import Frontend
 from kubebee.lb.tables import rows_of, table_size
-
-_LEAST = {
-    "kb_lb_fe": 4096,
-    "kb_lb_slots": 16384,
-    "kb_lb_be": 16384,
-    "kb_lb_be_stat": 16384,
-    "kb_lb_fe_stat": 4096,
-}
-"""For a node with few frontends: about 3 MiB of kernel memory on 2 CPUs."""
 
 _GROWTH = 2
 """Room for as much again, which also holds new tables and backends beside those they replace."""
 
 
 class Need(NamedTuple):
-    """What frontends occupy; needs of several sets of frontends add up."""
+    """What frontends of one family occupy; needs of several sets of them add up.
+
+    Attributes:
+        rows: of the slot array.
+        ranges: source ranges.
+    """
 
     frontends: int = 0
     backends: int = 0
     rows: int = 0
+    ranges: int = 0
 
     def plus(self, other: Need) -> Need:
         """What both sets occupy."""
         return Need(*(mine + its for mine, its in zip(self, other, strict=True)))
 
 
+_LEAST = Need(4096, 16384, 16384, 4096)
+"""Entries for a node with few frontends: about 3 MiB of kernel memory a family on 2 CPUs."""
+
+
+class Needs(NamedTuple):
+    """What frontends of both families occupy."""
+
+    ipv4: Need = Need()
+    ipv6: Need = Need()
+
+    def plus(self, other: Needs) -> Needs:
+        """What both sets occupy."""
+        return Needs(self.ipv4.plus(other.ipv4), self.ipv6.plus(other.ipv6))
+
+    @property
+    def families(self) -> Mapping[Family, Need]:
+        """By family; IPv6 only where it has a frontend, for else it has no maps."""
+        return {IPV4: self.ipv4} | ({IPV6: self.ipv6} if self.ipv6.frontends else {})
+
+
 def need_of(frontends: Iterable[Frontend]) -> Need:
-    """Return what `frontends` occupy."""
-    count = backends = rows = 0
+    """Return what `frontends`, of one family, occupy."""
+    count = backends = rows = ranges = 0
     for frontend in frontends:
         count += 1
         rows += rows_of(table_size(frontend.backends))
+        ranges += len(frontend.source_ranges)
         if frontend.inside is None:
             backends += len(frontend.backends)
         else:
             backends += len({*frontend.backends, *frontend.inside})
             rows += rows_of(table_size(frontend.inside))
-    return Need(count, backends, rows)
+    return Need(count, backends, rows, ranges)
 
 
-def map_sizes(need: Need) -> dict[str, int]:
+def needs_of(frontends: Collection[Frontend]) -> Needs:
+    """Return what `frontends` occupy."""
+    lengths = (family.address_bytes for family in FAMILIES)
+    return Needs(
+        *(need_of(each for each in frontends if len(each.key.address) == length) for length in lengths)
+    )
+
+
+def map_sizes(needs: Needs) -> dict[str, int]:
     """Return max_entries by map name, powers of two, with room to grow.
 
     Maps that exist need not be made anew while each is at least half of it. 10,000 frontends of 10
     backends each take 2,097,152 rows, which are 128 MiB of kernel memory.
     """
-    entries = {
-        "kb_lb_fe": 2 * need.frontends,  # one entry each, and one an address
-        "kb_lb_slots": need.rows,
-        "kb_lb_be": need.backends,
-        "kb_lb_be_stat": need.backends,
-        "kb_lb_fe_stat": need.frontends,
-    }
-    return {
-        name: max(_LEAST[name], 1 << max(_GROWTH * number - 1, 0).bit_length())
-        for name, number in entries.items()
-    }
+    sizes: dict[str, int] = {}
+    for family, need in needs.families.items():
+        frontends, backends, rows, ranges = (
+            max(least, 1 << max(_GROWTH * number - 1, 0).bit_length())
+            for least, number in zip(_LEAST, need._replace(frontends=2 * need.frontends), strict=True)
+        )
+        sizes |= {
+            family.frontends: frontends,  # one entry each, and one an address
+            family.slots: rows,
+            family.backends: backends,
+            family.backend_counts: backends,
+            family.frontend_counts: frontends,
+            family.sources: ranges,
+        }
+    return sizes

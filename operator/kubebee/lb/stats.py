@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from kubebee.bpf.map import Map
+from kubebee.lb.family_state import FamilyState
 from kubebee.lb.layout import Stat, u32
 from kubebee.lb.model import Backend, FrontendKey
 from kubebee.lb.sync import LbState
@@ -35,13 +36,17 @@ class FrontendStats:
 
 
 def read(maps: Mapping[str, Map], state: LbState) -> list[FrontendStats]:
-    """Return the counters of all frontends, in order of their keys.
+    """Return the counters of all frontends, IPv4 first, in order of their keys.
 
     Under DSR a UDP packet opens no connection that could be counted, so `connections` stays 0.
     """
+    return [each for part in state.families.values() for each in _read_family(maps, part)]
+
+
+def _read_family(maps: Mapping[str, Map], state: FamilyState) -> list[FrontendStats]:
     numbers = [number for served in state.served.values() for number in served.ids]
     numbers += state.gone
-    counts = _backend_counts(maps["kb_lb_be_stat"], numbers)
+    counts = _backend_counts(maps[state.family.backend_counts], numbers)
     draining: dict[int, list[int]] = {}
     for number, gone in state.gone.items():
         draining.setdefault(gone.frontend, []).append(number)
@@ -58,7 +63,7 @@ def read(maps: Mapping[str, Map], state: LbState) -> list[FrontendStats]:
             backends.append(
                 BackendStats(Backend(value.address, value.port, value.weight), counts[number], draining=True)
             )
-        total = Stat.sum(maps["kb_lb_fe_stat"].lookup(u32(served.value.id)) or Stat().pack())
+        total = Stat.sum(maps[state.family.frontend_counts].lookup(u32(served.value.id)) or Stat().pack())
         for entry in backends:
             total = total.plus(entry.counts)
         owner = served.desired.owner if served.desired else ""

@@ -20,6 +20,8 @@ _ALGORITHM = 1
 
 _MEMBER = struct.Struct("=QII")
 _SIZE = struct.Struct("=I")
+_HALVES = struct.Struct(">QQ")
+_MIX, _MASK = 0x9E3779B97F4A7C15, (1 << 64) - 1
 
 
 def table_size(backends: Sequence[Backend]) -> int:
@@ -40,9 +42,22 @@ def pack_members(backends: Iterable[Backend], ids: Iterable[int]) -> bytes:
     """Return what fill() wants of backends, which the caller has sorted, and their numbers."""
     pack, number_of = _MEMBER.pack, int.from_bytes
     return b"".join(
-        pack(number_of(address) << 16 | port, number, weight)
+        pack(
+            number_of(address) << 16 | port if len(address) == 4 else _long_identity(address, port),
+            number,
+            weight,
+        )
         for (address, port, weight), number in zip(backends, ids, strict=True)
     )
+
+
+def _long_identity(address: bytes, port: int) -> int:
+    """An IPv6 address and port in 64 bits. Should two be the same, only their permutations are."""
+    halves: tuple[int, int] = _HALVES.unpack(address)
+    high, low = halves
+    x = (high * _MIX + low) & _MASK
+    x ^= x >> 32
+    return (x * _MIX + port) & _MASK
 
 
 def fingerprint(*parts: tuple[bytes, int]) -> int:

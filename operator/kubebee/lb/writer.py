@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from kubebee.bpf.map import Map
 from kubebee.lb import layout, tables
+from kubebee.lb.family import Family
 from kubebee.lb.members import Contents
 
 _FLUSH_ROWS = 32768
@@ -16,12 +17,14 @@ _FLUSH_ROWS = 32768
 class TableWriter:
     """One pass of changes.
 
-    flush() writes backends, then slots, then the frontends that lead to them, and only then what marks
-    backends as gone: a packet finds either the old table or the whole new one.
+    flush() writes backends and source ranges, then slots, then the frontends that lead to them, and only then
+    what marks backends as gone and what takes source ranges away: a packet finds either the old table or the
+    whole new one.
     """
 
-    def __init__(self, maps: Mapping[str, Map]) -> None:
+    def __init__(self, maps: Mapping[str, Map], family: Family) -> None:
         self._maps = maps
+        self._family = family
         self.backends_written = 0
         self.rows_written = 0
         self.frontends_written = 0
@@ -36,6 +39,8 @@ class TableWriter:
         self._frontends: list[bytes] = []
         self._gone_ids = array("I")
         self._gone: list[bytes] = []
+        self._admitted: list[bytes] = []
+        self._expelled: list[bytes] = []
 
     def backend(self, number: int, value: layout.BackendValue) -> None:
         """Write a backend before the tables."""
@@ -46,6 +51,14 @@ class TableWriter:
         """Write a backend after the tables that no longer name it."""
         self._gone_ids.append(number)
         self._gone.append(value.pack())
+
+    def admit(self, sources: Iterable[bytes]) -> None:
+        """Write source ranges, by their keys, before the frontends."""
+        self._admitted += sources
+
+    def expel(self, sources: Iterable[bytes]) -> None:
+        """Delete source ranges after the frontends."""
+        self._expelled += sources
 
     def tables(self, value: layout.FrontendValue, contents: Contents) -> None:
         """Fill the tables of a frontend where its value says they lie."""
@@ -75,11 +88,15 @@ class TableWriter:
 
     def flush(self) -> None:
         """Write what has gathered."""
-        self._write("kb_lb_be", self._backend_ids.tobytes(), self._backends)
+        family = self._family
+        self._write(family.backends, self._backend_ids.tobytes(), self._backends)
+        self._write(family.sources, b"".join(self._admitted), [b"\1"] * len(self._admitted))
         if self._rows:
-            self._maps["kb_lb_slots"].update_batch(self._rows.tobytes(), bytes(self._slots), len(self._rows))
-        self._write("kb_lb_fe", b"".join(self._frontend_keys), self._frontends)
-        self._write("kb_lb_be", self._gone_ids.tobytes(), self._gone)
+            self._maps[family.slots].update_batch(self._rows.tobytes(), bytes(self._slots), len(self._rows))
+        self._write(family.frontends, b"".join(self._frontend_keys), self._frontends)
+        self._write(family.backends, self._gone_ids.tobytes(), self._gone)
+        if self._expelled:
+            self._maps[family.sources].delete_batch(b"".join(self._expelled), len(self._expelled))
         self.backends_written += len(self._backends) + len(self._gone)
         self.rows_written += len(self._rows)
         self.frontends_written += len(self._frontends)

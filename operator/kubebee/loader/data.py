@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from kubebee.api.v1alpha1.values import FreeValue
@@ -14,6 +14,7 @@ from kubebee.bpf.syscall import BpfError
 from kubebee.errors import KubebeeError
 from kubebee.lb import model as lb_model
 from kubebee.lb import sync as lb_sync
+from kubebee.lb.family import IPV4, IPV6, Family
 from kubebee.lb.model import LbConfig
 from kubebee.lb.sync import LbState, Unserved
 from kubebee.loader.compiled import Compiled
@@ -42,31 +43,38 @@ class LbData:
             LbModelError: SNAT needs a source address and there is none.
             BpfError: a map refused a write.
         """
-        current = frozenset(maps[name].info.id for name in lb_sync.MAP_NAMES)
+        current = frozenset(maps[name].info.id for name in lb_sync.map_names(maps))
         if self.state is None or current != self._maps:
             self.state = None  # if adopting fails, the next pass adopts again
             self.state = LbState.adopt(maps)
             self._maps = current
         try:
-            return self.state.apply(maps, unit.frontends, _with_addresses(unit)).unserved
+            config = _with_addresses(unit, self.state.families)
+            return self.state.apply(maps, unit.frontends, config).unserved
         except BpfError:
             self.state = None  # which of its writes the maps have is for them to say
             raise
 
 
-def _with_addresses(unit: LbUnit) -> LbConfig:
-    """The settings, with the node's own address towards the first backend where none is given."""
+def _with_addresses(unit: LbUnit, families: Iterable[Family]) -> LbConfig:
+    """The settings, with the node's own address towards a family's first backend where none is given."""
     config = unit.config
-    frontends = unit.frontends.values()
+    wanted = {IPV4: config.snat_address, IPV6: config.snat_address6}
+    for family in families:
+        wanted[family] = wanted[family] or _address_towards(unit, family)
+    return replace(config, snat_address=wanted[IPV4], snat_address6=wanted[IPV6])
+
+
+def _address_towards(unit: LbUnit, family: Family) -> bytes:
+    frontends = (each for each in unit.frontends.values() if len(each.key.address) == family.address_bytes)
     first = next((backend for frontend in frontends for backend in frontend.backends), None)
-    if config.snat_address or first is None:
-        return config
-    return replace(config, snat_address=source_address(first.address) or b"")
+    return source_address(first.address) or b"" if first else b""
 
 
 def source_address(destination: bytes) -> bytes | None:
     """The address this node would send from to `destination`; sends nothing."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+    family = socket.AF_INET if len(destination) == 4 else socket.AF_INET6
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect((lb_model.format_address(destination), 9))
         except OSError:
@@ -109,7 +117,8 @@ class PolicyData:
 def host_addresses(lb: LbUnit | None) -> frozenset[bytes]:
     """IPv4 addresses whose traffic is for this host: its interfaces' and its frontends'."""
     own = {lb_model.parse_address(address) for address in ipv4_addresses()}
-    return frozenset(own | ({key.address for key in lb.frontends} if lb else set()))
+    served = {key.address for key in lb.frontends} if lb else set()
+    return frozenset(own | {address for address in served if len(address) == 4})
 
 
 def write_live_globals(

@@ -131,7 +131,7 @@ class PinnedReader:
 
 
 def _frontends(maps: Mapping[str, Map]) -> list[FrontendStats]:
-    if not maps.keys() >= set(lb_sync.MAP_NAMES):
+    if not lb_sync.has_maps(maps):
         return []
     return lb_stats.read(maps, lb_sync.LbState.observe(maps))
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from kubebee.bpf.map import Map
 from kubebee.bpf.neighbours import our_neighbours, stop_keeping
 from kubebee.errors import KubebeeError
+from kubebee.lb.family import IPV6
 from kubebee.lb.gc import GcReport, collect
 from kubebee.lb.layout import NextHop
 from kubebee.lb.sync import LbState
@@ -56,7 +57,7 @@ class LbUpkeep:
         self._resting = False
         self._maps, self._state = maps, state
         if self._neighbours is None:
-            self._neighbours = Neighbours(self)
+            self._neighbours = Neighbours(self, ipv6=IPV6 in state.families)
             self._wake.set()
         if self._followed is not state:
             self._neighbours.want(state.addresses())

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from kubebee.api.v1alpha1.hostpolicy import HostPolicy
 from kubebee.api.v1alpha1.servicelb import ServiceLB
 from kubebee.errors import KubebeeError
+from kubebee.lb.features import Features
 from kubebee.planner import hostpolicy, servicelb
 from kubebee.planner.build import overlap_warnings
 from kubebee.planner.candidate import Candidate
@@ -23,10 +24,10 @@ Chosen = Callable[[Labels], tuple[str, ...]]
 class _NoText:
     """Whether two load balancers get on is told without their C."""
 
-    def servicelb(self, dsr: bool, snat: bool) -> str:  # noqa: ARG002
+    def servicelb(self, features: Features) -> str:  # noqa: ARG002
         return ""
 
-    def socketlb(self) -> str:
+    def socketlb(self, features: Features) -> str:  # noqa: ARG002
         return ""
 
 

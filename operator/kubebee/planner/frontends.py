@@ -17,7 +17,10 @@ from kubebee.lb.model import (
     parse_address,
 )
 from kubebee.lb.model import check as check_frontend
-from kubebee.lb.sizes import Need, need_of
+from kubebee.lb.sizes import Needs, needs_of
+
+SERVES_IPV6 = False
+"""Whether there is C that serves IPv6 frontends; everything else of them is here."""
 
 
 def frontends_of(owner: str, spec: api.ServiceLBSpec, known: Mapping[int, Frontend]) -> tuple[Frontend, ...]:
@@ -40,7 +43,8 @@ def frontends_of(owner: str, spec: api.ServiceLBSpec, known: Mapping[int, Fronte
 def _frontend(owner: str, index: int, item: api.Frontend, spec: api.ServiceLBSpec) -> Frontend:
     where = f"spec.frontends[{index}]"
     try:
-        _refuse_ipv6(item)
+        if not SERVES_IPV6:
+            _refuse_ipv6(item)
         key = FrontendKey(parse_address(item.address), item.port, Protocol[item.protocol])
         where += ".backends"
         backends = tuple(Backend(parse_address(b.address), b.port, b.weight) for b in item.backends)
@@ -73,10 +77,15 @@ def config_of(spec: api.ServiceLBSpec) -> LbConfig:
     if "port_range" in spec.snat.model_fields_set:
         first, _, last = spec.snat.port_range.partition("-")
         config = replace(config, snat_port_first=int(first), snat_port_last=int(last or first))
-    if len(spec.snat.addresses) > 1:
-        raise NotImplementedYetError("this version uses one SNAT address", where="spec.snat.addresses[1]")
-    if spec.snat.addresses:
-        config = replace(config, snat_address=parse_address(spec.snat.addresses[0]))
+    for index, text in enumerate(spec.snat.addresses):
+        where = f"spec.snat.addresses[{index}]"
+        address = parse_address(text)
+        ipv4 = len(address) == 4
+        if not (ipv4 or SERVES_IPV6):
+            raise NotImplementedYetError(f"{text}: this version balances IPv4 only", where=where)
+        if config.snat_address if ipv4 else config.snat_address6:
+            raise NotImplementedYetError("this version uses one SNAT address a family", where=where)
+        config = replace(config, snat_address=address) if ipv4 else replace(config, snat_address6=address)
     return config
 
 
@@ -87,13 +96,15 @@ class Balanced:
     Attributes:
         frontends: by key, in the order of the spec.
         modes: ways of forwarding among them.
+        affinity: whether clients of some come back to the backend they had.
     """
 
     spec: api.ServiceLBSpec
     frontends: Mapping[FrontendKey, Frontend]
-    need: Need
+    needs: Needs
     config: LbConfig
     modes: frozenset[Forwarding]
+    affinity: bool
 
     @classmethod
     def of(cls, lb: api.ServiceLB, before: Balanced | None = None) -> Balanced:
@@ -114,7 +125,8 @@ class Balanced:
         return cls(
             spec=lb.spec,
             frontends={frontend.key: frontend for frontend in frontends},
-            need=need_of(frontends),
+            needs=needs_of(frontends),
             config=config_of(lb.spec),
             modes=frozenset(frontend.forwarding for frontend in frontends),
+            affinity=any(frontend.affinity_seconds for frontend in frontends),
         )

@@ -12,13 +12,15 @@ from kubebee.api.v1alpha1 import servicelb as api
 from kubebee.api.v1alpha1.attach import XdpMode
 from kubebee.api.v1alpha1.selectors import Interfaces
 from kubebee.errors import KubebeeError
+from kubebee.lb.family import IPV6
+from kubebee.lb.features import Features
 from kubebee.lb.model import (
     Forwarding,
     Frontend,
     FrontendKey,
     LbConfig,
 )
-from kubebee.lb.sizes import Need, map_sizes
+from kubebee.lb.sizes import Needs, map_sizes
 from kubebee.planner.declared import Declared
 from kubebee.planner.frontends import Balanced
 from kubebee.planner.plan import Bundle, LbUnit, ResourceKey, Toolchain
@@ -29,10 +31,10 @@ Refuse = Callable[[ResourceKey, KubebeeError], None]
 class Sources(Interface):
     """C text of the load balancer's programs."""
 
-    def servicelb(self, dsr: bool, snat: bool) -> str:
-        """The XDP stage, given whether DSR and SNAT are needed."""
+    def servicelb(self, features: Features) -> str:
+        """The XDP stage, with what is needed of it."""
 
-    def socketlb(self) -> str:
+    def socketlb(self, features: Features) -> str:
         """The socket programs."""
 
 
@@ -129,13 +131,18 @@ def _with_new_values(candidates: Sequence[Candidate], last: Merged) -> Mapping[F
 
 def _unit(accepted: list[Served], frontends: Mapping[FrontendKey, Frontend], sources: Sources) -> LbUnit:
     modes = frozenset[Forwarding]().union(*(served.balanced.modes for served in accepted))
-    dsr, snat = Forwarding.DSR_IPIP in modes, Forwarding.SNAT in modes or not modes
-    need = reduce(Need.plus, (served.balanced.need for served in accepted))
+    needs = reduce(Needs.plus, (served.balanced.needs for served in accepted))
+    features = Features(
+        dsr=Forwarding.DSR_IPIP in modes,
+        snat=Forwarding.SNAT in modes or not modes,
+        ipv6=IPV6 in needs.families,
+        affinity=any(served.balanced.affinity for served in accepted),
+    )
     cgroups = [served.spec.socket_lb.cgroup for served in accepted if served.spec.socket_lb.enabled]
     return LbUnit(
         owners=tuple((served.declared.key, served.declared.generation) for served in accepted),
-        xdp=_bundle(sources.servicelb(dsr, snat), "servicelb.bpf.c"),
-        socket=_bundle(sources.socketlb(), "socketlb.bpf.c") if cgroups else None,
+        xdp=_bundle(sources.servicelb(features), "servicelb.bpf.c"),
+        socket=_bundle(sources.socketlb(features), "socketlb.bpf.c") if cgroups else None,
         cgroup=cgroups[0] if cgroups else "",
         interfaces=tuple(
             (served.spec.interfaces or Interfaces(primary=True), _xdp_mode(served.spec))
@@ -144,7 +151,7 @@ def _unit(accepted: list[Served], frontends: Mapping[FrontendKey, Frontend], sou
         frontends=frontends,
         snat=Forwarding.SNAT in modes,
         config=accepted[0].balanced.config,
-        map_sizes=map_sizes(need),
+        map_sizes=map_sizes(needs),
     )
 
 

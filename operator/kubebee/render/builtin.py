@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
+from kubebee.lb.features import Features
 from kubebee.render.environment import render_builtin
 
 
@@ -18,12 +19,12 @@ class Datapaths:
 
     @staticmethod
     @cache
-    def servicelb(dsr: bool, snat: bool) -> str:
+    def servicelb(features: Features) -> str:
         """The load balancer's stage."""
-        return render_builtin("servicelb", {"dsr": dsr, "snat": snat})
+        return render_builtin("servicelb", features.context())
 
     @staticmethod
     @cache
-    def socketlb() -> str:
+    def socketlb(features: Features) -> str:
         """The load balancer's socket programs."""
-        return render_builtin("socketlb", {})
+        return render_builtin("socketlb", features.context())

@@ -1,0 +1,25 @@
+"""What of the load balancer's C is rendered."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """Switches of templates/servicelb.bpf.c.j2 and socketlb.bpf.c.j2. What is off costs no code and no map.
+
+    Attributes:
+        dsr, snat: ways of forwarding.
+        ipv6: maps and code of that family.
+        affinity: clients come back to the backend they had.
+    """
+
+    dsr: bool = False
+    snat: bool = False
+    ipv6: bool = False
+    affinity: bool = False
+
+    def context(self) -> dict[str, bool]:
+        """The switches by name, as templates know them."""
+        return asdict(self)
