@@ -44,7 +44,6 @@ def used(kind: str, spec: str) -> tuple[str, ...]:
             "spec.source.object.image",
         ),
         ("ServiceLB", "{forwarding: {mode: DSR, dispatch: L2}}", "spec.forwarding.dispatch: L2"),
-        ("ServiceLB", "{services: {all: true}}", "spec.services"),
         (
             "ServiceLB",
             "{frontends: [{name: a, address: 10.0.0.1, port: 1, healthCheck: {}}]}",

@@ -8,16 +8,23 @@ import gc
 import logging
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Protocol
 
 from kubebee.api.v1alpha1.common import API_VERSION
 from kubebee.api.v1alpha1.status import CommonStatus
+from kubebee.bpf.addresses import own_addresses
 from kubebee.bpf.iface import LinkWatcher, interfaces, primary_interface
 from kubebee.cli.node_board import NodeBoard
 from kubebee.errors import KubebeeError
+from kubebee.lb.services.claims import Shape
+from kubebee.lb.services.facts import NodeFacts
+from kubebee.lb.services.table import ServiceTable
+from kubebee.lb.services.wanted import ServicesWanted
 from kubebee.loader.host import Host, TcChoice, find_cgroup2, tc_mode
+from kubebee.loader.lb_services import LbServices
 from kubebee.loader.loader import Loader
 from kubebee.loader.pins import PinRoot
 from kubebee.planner.build import Planned, Planner
@@ -30,12 +37,15 @@ from kubebee.render.builtin import Datapaths
 from kubebee.render.template_source import render_template
 from kubebee.store.directory import DirectoryStore
 from kubebee.store.events import EventLog
+from kubebee.store.folder_services import FolderServices
 from kubebee.store.snapshot import Snapshot, Store
 
 log = logging.getLogger("kubebee")
 CHECK_SECONDS = 2.0
 STATUS_SECONDS = 1.0
 RETRY_SECONDS = (1.0, 2.0, 5.0)
+SERVICES_SECONDS = 0.01
+"""At least so long after a change of Services the next ones gather."""
 
 
 def now() -> str:
@@ -80,6 +90,31 @@ class StatusBoard:
         ]
 
 
+class Services(Protocol):
+    """Where Services come from."""
+
+    @property
+    def table(self) -> ServiceTable:
+        """All that is known of them."""
+
+    @property
+    def trouble(self) -> KubebeeError | None:
+        """Why there is no news of them."""
+
+    @property
+    def changed(self) -> asyncio.Event:
+        """Set when there is news."""
+
+    def want(self, wanted: bool) -> None:
+        """Whether somebody wants them."""
+
+    def take(self, snapshot: Snapshot) -> None:
+        """What the store has; some Services come with it."""
+
+    async def run(self) -> None:
+        """Follow them until cancelled."""
+
+
 class Agent:
     """Makes the kernel match a store of resources until it is stopped.
 
@@ -93,10 +128,13 @@ class Agent:
         store: Store,
         loader: Loader,
         node: Node,
+        services: Services,
     ) -> None:
         self.store = store
         self.loader = loader
         self.node = node
+        self.services = services
+        loader.services = LbServices(services)
         self.planner = Planner(Datapaths())
         self.board = StatusBoard()
         self.events = EventLog(store.earlier_events(), now)
@@ -104,6 +142,8 @@ class Agent:
         self._node_key = ResourceKey("BpfNode", node.name)
         self._outcomes: tuple[Outcome, ...] = ()
         self._generation = 0
+        self._shape = Shape()
+        self._synced = False  # as of the last pass
         self.planned: Planned | None = None
         self.pass_seconds = 0.0
         self.on_report: Callable[[NodeReport], None] | None = None
@@ -126,6 +166,8 @@ class Agent:
             asyncio.create_task(self._watch_store()),
             asyncio.create_task(self._watch_interfaces()),
             asyncio.create_task(self.loader.lb_upkeep.run()),
+            asyncio.create_task(self.services.run()),
+            asyncio.create_task(self._watch_services()),
         ]
         tasks = list(watches)
         try:
@@ -185,8 +227,12 @@ class Agent:
         """One pass: read, plan, apply, report."""
         start = time.perf_counter()
         snapshot = self.store.scan()
-        inputs = Inputs(snapshot.resources, snapshot.config_maps, self.node, render_template)
-        planned = self.planned = self.planner.plan(inputs)
+        self.services.take(snapshot)
+        inputs = Inputs(snapshot.resources, snapshot.config_maps, self.node, render_template, self._shape)
+        planned = self.planner.plan(inputs)
+        if self._follow_services(planned.plan.lb):
+            planned = self.planner.plan(replace(inputs, services=self._shape))
+        self.planned = planned
         report = await self.loader.apply(planned.plan)
         if snapshot.look_again:
             loop = asyncio.get_running_loop()
@@ -222,6 +268,54 @@ class Agent:
 
     async def _watch_store(self) -> None:
         async for _ in self.store.changes():
+            self._wake.set()
+
+    # -- Services --------------------------------------------------------------------------------------------
+
+    def _follow_services(self, lb: LbUnit | None) -> bool:
+        """Have Services followed if somebody wants them; whether they need another datapath than planned."""
+        wanted = lb.services if lb is not None else None
+        self.services.want(wanted is not None)
+        table = self.services.table
+        self._synced = table.synced
+        table.want(wanted or ServicesWanted(()))
+        if wanted is None or not table.synced:
+            return False
+        table.refresh()
+        return self._reshaped()
+
+    def _reshaped(self) -> bool:
+        before, self._shape = self._shape, self._shape.covering(self.services.table.shape)
+        return self._shape != before
+
+    async def _watch_services(self) -> None:
+        """Bring changes to the maps as they come; many at once are one change."""
+        while True:
+            await self.services.changed.wait()
+            self.services.changed.clear()
+            began = time.monotonic()
+            with _collector_waiting():
+                self._serve_services()
+            # At most half of the time is spent here, however many changes there are.
+            await asyncio.sleep(max(SERVICES_SECONDS, time.monotonic() - began))
+
+    def _serve_services(self) -> None:
+        """Write what changed, or make a pass where that is not enough."""
+        table = self.services.table
+        if not table.synced or not self._synced:
+            self._wake.set()
+            return
+        table.refresh()
+        if self._reshaped():
+            self._wake.set()
+            return
+        try:
+            done = self.loader.write_services()
+        except (KubebeeError, OSError) as error:
+            log.warning("changes of Services are written with the next pass: %s", error)
+            done = False
+        self._tell(self.loader.take_happenings())
+        if not done:
             self._wake.set()
 
     async def _watch_interfaces(self) -> None:
@@ -404,4 +498,5 @@ def make_agent(
 ) -> Agent:
     """Wire up an agent; nothing is touched before `run`."""
     loader = Loader(PinRoot(bpffs), cache, node.name, host_view(cgroup_root, tc))
-    return Agent(DirectoryStore(directory, precise_now), loader, node)
+    services = FolderServices(ServiceTable(NodeFacts(node.name)), own_addresses)
+    return Agent(DirectoryStore(directory, precise_now), loader, node, services)

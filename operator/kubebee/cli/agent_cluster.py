@@ -145,6 +145,8 @@ def agent(
 
 async def _run(setup: _Setup) -> None:
     from kubebee.cli.agent import Agent, host_view
+    from kubebee.lb.services.facts import NodeFacts
+    from kubebee.lb.services.table import ServiceTable
     from kubebee.loader.loader import Loader
     from kubebee.loader.pins import PinRoot
     from kubebee.planner.declared import Node
@@ -153,6 +155,7 @@ async def _run(setup: _Setup) -> None:
     from kubebee.store.node import NodeStore
     from kubebee.store.node_api import NodeApi
     from kubebee.store.node_cache import NodeCache
+    from kubebee.store.services import ClusterServices
 
     kubeconfig = setup.kubeconfig
     access = api_access.from_kubeconfig(kubeconfig) if kubeconfig else api_access.in_cluster(os.environ)
@@ -165,7 +168,8 @@ async def _run(setup: _Setup) -> None:
         store = NodeStore(api, NodeCache(setup.cache / "node", setup.node))
         host = host_view(setup.cgroup, setup.tc_mode)
         loader = Loader(PinRoot(setup.bpffs), setup.cache, setup.node, host)
-        made = Agent(store, loader, Node(setup.node))
+        services = ClusterServices(client, ServiceTable(NodeFacts(setup.node)))
+        made = Agent(store, loader, Node(setup.node), services)
         loop.add_signal_handler(signal.SIGHUP, made.rescan)
         async with _served(setup, made, store, loader, client):
             await _until_stopped(made, store, stop)

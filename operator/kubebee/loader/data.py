@@ -14,8 +14,8 @@ from kubebee.bpf.syscall import BpfError
 from kubebee.errors import KubebeeError
 from kubebee.lb import model as lb_model
 from kubebee.lb import sync as lb_sync
-from kubebee.lb.family import IPV4, IPV6, Family
-from kubebee.lb.model import LbConfig
+from kubebee.lb.family import IPV4, IPV6, Family, family_of
+from kubebee.lb.model import Frontend, FrontendKey, LbConfig
 from kubebee.lb.sync import LbState, Unserved
 from kubebee.loader.compiled import Compiled
 from kubebee.loader.loaded import local_name
@@ -33,8 +33,20 @@ class LbData:
         self.state: LbState | None = None
         self._maps: frozenset[int] = frozenset()
 
-    def apply(self, maps: Mapping[str, Map], unit: LbUnit) -> tuple[Unserved, ...]:
+    def holds(self, maps: Mapping[str, Map]) -> bool:
+        """Whether these are the maps that were written last."""
+        return self.state is not None and self._maps == _ids(maps)
+
+    def apply(
+        self, maps: Mapping[str, Map], unit: LbUnit, *, keep_others: bool = False
+    ) -> tuple[Unserved, ...]:
         """Write the differences between the maps and `unit`; adopts what it finds first.
+
+        Args:
+            maps: the load balancer's.
+            unit: what they shall hold.
+            keep_others: frontends that `unit` does not have stay as they are: it is not known yet whether
+                somebody wants them.
 
         Returns:
             Frontends that a full map has no room for.
@@ -43,17 +55,35 @@ class LbData:
             LbModelError: SNAT needs a source address and there is none.
             BpfError: a map refused a write.
         """
-        current = frozenset(maps[name].info.id for name in lb_sync.map_names(maps))
+        current = _ids(maps)
         if self.state is None or current != self._maps:
             self.state = None  # if adopting fails, the next pass adopts again
             self.state = LbState.adopt(maps)
             self._maps = current
+        if not IPV6.present(maps):  # a version that runs because the newest, which has them, failed
+            unit = _without_ipv6(unit)
+        if keep_others:
+            unit = replace(unit, frontends=_served(self.state) | dict(unit.frontends))
         try:
             config = _with_addresses(unit, self.state.families)
             return self.state.apply(maps, unit.frontends, config).unserved
         except BpfError:
             self.state = None  # which of its writes the maps have is for them to say
             raise
+
+
+def _ids(maps: Mapping[str, Map]) -> frozenset[int]:
+    return frozenset(maps[name].info.id for name in lb_sync.map_names(maps))
+
+
+def _without_ipv6(unit: LbUnit) -> LbUnit:
+    frontends = {key: each for key, each in unit.frontends.items() if family_of(key.address) is not IPV6}
+    return replace(unit, frontends=frontends) if len(frontends) < len(unit.frontends) else unit
+
+
+def _served(state: LbState) -> dict[FrontendKey, Frontend]:
+    """What the maps have, as somebody once wanted it."""
+    return {key: one.desired for key, one in state.served.items() if one.desired is not None}
 
 
 def _with_addresses(unit: LbUnit, families: Iterable[Family]) -> LbConfig:

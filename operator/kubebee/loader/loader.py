@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
+from kubebee.bpf.map import Map
 from kubebee.errors import KubebeeError
 from kubebee.lb.sync import Unserved
 from kubebee.loader.chain import Chain
@@ -23,6 +24,7 @@ from kubebee.loader.failures import describe
 from kubebee.loader.host import Host
 from kubebee.loader.interfaces import XdpInterfaces
 from kubebee.loader.last_good import LastGood
+from kubebee.loader.lb_services import LbServices
 from kubebee.loader.links import Links
 from kubebee.loader.loaded import Loaded, adoptable, load_unit, sizes_of
 from kubebee.loader.pins import PinError, PinRoot, unit_directory
@@ -77,6 +79,8 @@ class Loader:
         self._plan = NodePlan()
         self._policies_before: Sequence[PolicyUnit] = ()
         self._local: frozenset[bytes] = frozenset()
+        self.services: LbServices | None = None
+        self._served: LbUnit | None = None  # the plan's load balancer with the frontends of Services
         self._places: _Places | None = None
 
     def start(self) -> None:
@@ -151,6 +155,10 @@ class Loader:
             held = self.states[key].wanted if key in self.states else self._last_good.load(key)
             if held is not None and key not in units:
                 units[key] = held
+        lb = plan.lb
+        if lb is not None and lb.key not in self.states and self.services and self.services.awaited(lb):
+            # What code and maps Services need is not known yet: what ran before serves those in its maps.
+            units[lb.key] = self._last_good.load(lb.key) or units[lb.key]
         return units
 
     # -- prepare ---------------------------------------------------------------------------------------------
@@ -257,24 +265,67 @@ class Loader:
 
     def _write_data(self, plan: NodePlan, run: Pass) -> None:
         """Fill the maps of the built-in datapaths before anything reads them."""
-        units: list[LbUnit | PolicyUnit] = [*plan.policies, *([plan.lb] if plan.lb else [])]
-        failed_before = {key: state.failure for key, state in self.states.items()}
-        self._local = host_addresses(plan.lb) if plan.policies else frozenset()
+        self._add_services(plan.lb)
+        units: list[LbUnit | PolicyUnit] = [*plan.policies, *([self._served] if self._served else [])]
+        self._local = host_addresses(self._served) if plan.policies else frozenset()
         for unit in units:
-            if unit.key not in run.versions:
-                continue
-            maps = run.versions[unit.key].maps
-            try:
-                if isinstance(unit, LbUnit):
-                    unserved = self.lb.apply(maps, unit)
-                    assert self.lb.state is not None
-                    self.lb_upkeep.follow(maps, self.lb.state)
-                    self._tell_unserved(unit.key, unserved)
-                else:
-                    data = self.policies.setdefault(unit.key, PolicyData())
-                    data.apply(maps, unit, self._local)
-            except (KubebeeError, OSError) as error:
-                self._fail(unit.key, describe(error, Stage.MAPS), failed_before.get(unit.key))
+            if unit.key in run.versions:
+                self._write(unit, run.versions[unit.key].maps)
+
+    def _write(self, unit: LbUnit | PolicyUnit, maps: Mapping[str, Map]) -> None:
+        before = self.states[unit.key].failure
+        try:
+            if isinstance(unit, LbUnit):
+                awaited = self.services is not None and self.services.awaited(unit)
+                unserved = self.lb.apply(maps, unit, keep_others=awaited)
+                assert self.lb.state is not None
+                self.lb_upkeep.follow(maps, self.lb.state)
+                self._tell_unserved(unit.key, unserved)
+            else:
+                data = self.policies.setdefault(unit.key, PolicyData())
+                data.apply(maps, unit, self._local)
+        except (KubebeeError, OSError) as error:
+            self._fail(unit.key, describe(error, Stage.MAPS), before)
+
+    def _add_services(self, lb: LbUnit | None) -> None:
+        """Bring the frontends of Services up to date, and say what of them can't be served."""
+        self._served = lb
+        if lb is None or self.services is None:
+            return
+        self._served = self.services.added_to(lb)
+        state = self.states[lb.key]
+        state.syncing = self.services.awaited(lb)
+        before, trouble = self.services.trouble(lb)
+        if trouble is not None:
+            self._fail(lb.key, trouble, before)
+        for reason, text in self.services.news():
+            self._tell(lb.key, reason, f"{self._node}: {text}", warning=True)
+
+    def write_services(self) -> bool:
+        """Bring changes of Services to the maps between two passes.
+
+        Returns:
+            Whether that was all there is to do; else a pass has to follow.
+        """
+        lb, plan = self._plan.lb, self._plan
+        if lb is None or lb.services is None or self.services is None:
+            return True
+        state = self.states.get(lb.key)
+        if state is None or state.active is None or not self.lb.holds(state.active.maps):
+            return False  # a new version's maps are written, and whether it comes into force is not known yet
+        if state.syncing or (state.failure is not None and state.failure.stage is Stage.MAPS):
+            return False
+        self._add_services(lb)
+        assert self._served is not None
+        self._write(self._served, state.active.maps)
+        local = host_addresses(self._served) if plan.policies else frozenset()
+        if local != self._local:
+            self._local = local
+            for unit in plan.policies:
+                known = self.states.get(unit.key)
+                if known is not None and known.active is not None:
+                    self._write(unit, known.active.maps)
+        return state.failure is None
 
     def _tell_unserved(self, key: ResourceKey, unserved: Sequence[Unserved]) -> None:
         if unserved:
@@ -473,7 +524,7 @@ class Loader:
         lost_chains = self.xdp.lost()
         emptied = self._lock is not None and not self._pins.holds(self._lock)
         lost_pins = emptied or any(not path.exists() for path in (*self.links.pins(), *self.xdp.pins()))
-        moved = bool(self._plan.policies) and host_addresses(self._plan.lb) != self._local
+        moved = bool(self._plan.policies) and host_addresses(self._served) != self._local
         moved |= self._places is not None and self._host().primary() != self._places.primary
         if not (lost_links or lost_chains or lost_pins or moved):
             return None
@@ -517,12 +568,16 @@ class Loader:
 
     def report(self) -> NodeReport:
         """What runs now; happenings are handed over once."""
-        happenings, self._happenings = tuple(self._happenings), []
         units = {
             key: unit_report(state, attached_of(key, self.xdp, self.links))
             for key, state in self.states.items()
         }
-        return NodeReport(self._node, units, happenings)
+        return NodeReport(self._node, units, self.take_happenings())
+
+    def take_happenings(self) -> tuple[Happening, ...]:
+        """What happened since this or `report` was called last."""
+        happenings, self._happenings = tuple(self._happenings), []
+        return happenings
 
 
 def _known(active: Loaded | None, unit: Unit) -> tuple[Compiled, ...]:

@@ -18,6 +18,7 @@ class UnitState:
 
     Attributes:
         waits: a chain that it shall be part of stays as it is, as another stage of it is undecided.
+        syncing: Services that it shall serve are not all known yet.
     """
 
     wanted: Unit
@@ -25,6 +26,7 @@ class UnitState:
     failure: Failure | None = None
     compiling: bool = False
     waits: bool = False
+    syncing: bool = False
     no_interface: tuple[str, ...] = ()
     no_target: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()

@@ -43,6 +43,8 @@ def unit_report(state: UnitState, attached: Iterable[Attached]) -> UnitReport:
 def _stage(state: UnitState) -> Stage:
     if state.compiling:
         return Stage.COMPILE
+    if state.syncing:
+        return Stage.MAPS
     return Stage.ATTACH if state.waits else Stage.RUNNING
 
 

@@ -78,7 +78,7 @@ class Planner:
                     policies.append((declared, resource, declared.prepared))
             except KubebeeError as error:
                 refused[declared.key] = error
-        self._merged = servicelb.unit(lbs, self._sources, refused.__setitem__, self._merged)
+        self._merged = servicelb.unit(lbs, self._sources, refused.__setitem__, self._merged, inputs.services)
         lb = self._merged.unit
         reverse = lb is not None and lb.snat
         units = hostpolicy.units(policies, self._sources.hostpolicy(reverse)) if policies else []

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from kubebee.api.v1alpha1.bpfprogram import TemplateSource
 from kubebee.api.v1alpha1.resources import AnyResource
+from kubebee.lb.services.claims import Shape
 from kubebee.planner.frontends import Balanced
 from kubebee.planner.plan import ResourceKey
 from kubebee.policy.model import Policy
@@ -64,9 +65,11 @@ class Inputs:
     Attributes:
         config_maps: data by (namespace, name).
         render: turns a template source into C; raises KubebeeError.
+        services: what the datapath needs for the Services that are served, as far as they are known.
     """
 
     resources: tuple[Declared, ...]
     config_maps: Mapping[tuple[str, str], Mapping[str, str]]
     node: Node
     render: Callable[[TemplateSource], Rendered]
+    services: Shape = field(default_factory=Shape)

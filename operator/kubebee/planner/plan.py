@@ -15,6 +15,7 @@ from kubebee.api.v1alpha1.attach import Attach, XdpMode
 from kubebee.api.v1alpha1.selectors import Interfaces
 from kubebee.api.v1alpha1.values import FreeValue
 from kubebee.lb.model import Frontend, FrontendKey, LbConfig
+from kubebee.lb.services.wanted import ServicesWanted
 from kubebee.policy.model import Failsafe, Policy
 from kubebee.toolchain.diagnostics import SourceLine
 
@@ -109,6 +110,7 @@ class LbUnit:
         cgroup: path of the cgroup2 directory whose sockets are served; empty = the root of the hierarchy.
         interfaces: where the stage runs, and in which XDP mode.
         snat: whether some of the frontends are served by SNAT.
+        services: which Services of the cluster are served beside the frontends; None: none.
         map_sizes: max_entries by map; one that exists may be down to half of it.
     """
 
@@ -121,6 +123,7 @@ class LbUnit:
     snat: bool
     config: LbConfig
     map_sizes: Mapping[str, int]
+    services: ServicesWanted | None = None
     key: ResourceKey = ResourceKey("ServiceLB", "_all")
 
 

@@ -10,7 +10,7 @@ from typing import Protocol as Interface
 
 from kubebee.api.v1alpha1 import servicelb as api
 from kubebee.api.v1alpha1.attach import XdpMode
-from kubebee.api.v1alpha1.selectors import Interfaces
+from kubebee.api.v1alpha1.selectors import Interfaces, LabelSelector
 from kubebee.errors import KubebeeError
 from kubebee.lb.family import IPV6
 from kubebee.lb.features import Features
@@ -20,12 +20,15 @@ from kubebee.lb.model import (
     FrontendKey,
     LbConfig,
 )
-from kubebee.lb.sizes import Needs, map_sizes
+from kubebee.lb.services.claims import Shape
+from kubebee.lb.services.wanted import Requirement, Selection, ServicesWanted
+from kubebee.lb.sizes import Need, Needs, map_sizes
 from kubebee.planner.declared import Declared
-from kubebee.planner.frontends import Balanced
+from kubebee.planner.frontends import SERVES_IPV6, Balanced
 from kubebee.planner.plan import Bundle, LbUnit, ResourceKey, Toolchain
 
 Refuse = Callable[[ResourceKey, KubebeeError], None]
+_NO_SERVICES = Shape()
 
 
 class Sources(Interface):
@@ -73,7 +76,11 @@ class Merged:
 
 
 def unit(
-    candidates: Sequence[Candidate], sources: Sources, refuse: Refuse, last: Merged | None = None
+    candidates: Sequence[Candidate],
+    sources: Sources,
+    refuse: Refuse,
+    last: Merged | None = None,
+    services: Shape = _NO_SERVICES,
 ) -> Merged:
     """All ServiceLBs of a node as one unit.
 
@@ -82,11 +89,12 @@ def unit(
         sources: source texts.
         refuse: told of resources that are left out.
         last: the result before this one; saves work and changes no result.
+        services: what is needed for Services, if one of the resources wants some.
     """
     merged = _with_new_values(candidates, last or Merged())
     if merged is not None:
         in_force = {newest.declared.key: newest for newest, _ in candidates}
-        return Merged(_unit(list(in_force.values()), merged, sources), in_force)
+        return Merged(_unit(list(in_force.values()), merged, sources, services), in_force)
     taken: dict[FrontendKey, Frontend] = {}
     accepted: dict[ResourceKey, Served] = {}
     whole = True
@@ -105,7 +113,8 @@ def unit(
             taken.update(served.balanced.frontends)
             accepted[served.declared.key] = served
             break
-    return Merged(_unit(list(accepted.values()), taken, sources) if accepted else None, accepted, whole)
+    made = _unit(list(accepted.values()), taken, sources, services) if accepted else None
+    return Merged(made, accepted, whole)
 
 
 def _with_new_values(candidates: Sequence[Candidate], last: Merged) -> Mapping[FrontendKey, Frontend] | None:
@@ -129,14 +138,23 @@ def _with_new_values(candidates: Sequence[Candidate], last: Merged) -> Mapping[F
     return frontends
 
 
-def _unit(accepted: list[Served], frontends: Mapping[FrontendKey, Frontend], sources: Sources) -> LbUnit:
+def _unit(
+    accepted: list[Served], frontends: Mapping[FrontendKey, Frontend], sources: Sources, services: Shape
+) -> LbUnit:
     modes = frozenset[Forwarding]().union(*(served.balanced.modes for served in accepted))
     needs = reduce(Needs.plus, (served.balanced.needs for served in accepted))
+    affinity = any(served.balanced.affinity for served in accepted)
+    wanted = services_wanted(accepted)
+    if wanted is not None:
+        # SNAT in any case: a Service gets it where DSR would have to translate a port.
+        modes |= {Forwarding.SNAT} | ({Forwarding.DSR_IPIP} if services.dsr else set())
+        its = services.needs if SERVES_IPV6 else services.needs._replace(ipv6=Need())
+        needs, affinity = needs.plus(its), affinity or services.affinity
     features = Features(
         dsr=Forwarding.DSR_IPIP in modes,
         snat=Forwarding.SNAT in modes or not modes,
         ipv6=IPV6 in needs.families,
-        affinity=any(served.balanced.affinity for served in accepted),
+        affinity=affinity,
     )
     cgroups = [served.spec.socket_lb.cgroup for served in accepted if served.spec.socket_lb.enabled]
     return LbUnit(
@@ -152,7 +170,30 @@ def _unit(accepted: list[Served], frontends: Mapping[FrontendKey, Frontend], sou
         snat=Forwarding.SNAT in modes,
         config=accepted[0].balanced.config,
         map_sizes=map_sizes(needs),
+        services=wanted,
     )
+
+
+def services_wanted(accepted: Sequence[Served]) -> ServicesWanted | None:
+    """Services that ServiceLBs ask for, those of the oldest first; None: they ask for none."""
+    selections = tuple(
+        Selection(
+            served.declared.key.name,
+            _requirements(served.spec.services.selector),
+            Forwarding.DSR_IPIP if served.spec.forwarding.mode == "DSR" else Forwarding.SNAT,
+        )
+        for served in accepted
+        if served.spec.services is not None and (served.spec.services.all or served.spec.services.selector)
+    )
+    return ServicesWanted(selections) if selections else None
+
+
+def _requirements(selector: LabelSelector | None) -> tuple[Requirement, ...]:
+    if selector is None:
+        return ()
+    equal = [Requirement(key, "In", frozenset({value})) for key, value in selector.match_labels.items()]
+    more = [Requirement(one.key, one.operator, frozenset(one.values)) for one in selector.match_expressions]
+    return (*equal, *more)
 
 
 def _xdp_mode(spec: api.ServiceLBSpec) -> XdpMode:

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from kubebee.errors import KubebeeError
+from kubebee.lb.services.intake import DEFAULT_NAMESPACE
+from kubebee.lb.services.objects import ServiceObject, SliceObject, service_from, slice_from
 from kubebee.planner.declared import Declared
 from kubebee.planner.plan import ResourceKey
 from kubebee.store.manifests import (
@@ -33,6 +35,10 @@ from kubebee.store.state import Accepted, EventRecord, StateDirectory
 from kubebee.store.valid import Valid, validate
 
 KINDS = frozenset({"BpfProgram", "ServiceLB", "HostPolicy"})
+_SERVICE_KINDS: Mapping[str, Callable[[object, str], ServiceObject | SliceObject]] = {
+    "Service": service_from,
+    "EndpointSlice": slice_from,
+}
 QUIET_SECONDS = 0.2
 """A file that lost documents and was written so lately may not be written to its end."""
 REWATCH_SECONDS = 0.5
@@ -75,11 +81,17 @@ class _Entry:
 
     document: Document
     name: tuple[str, str] | None
-    outcome: Valid | KubebeeError | None  # None: a ConfigMap
+    outcome: Valid | ServiceObject | SliceObject | KubebeeError | None  # None: a ConfigMap
+    before: ServiceObject | SliceObject | None = None  # the last valid version, if this one is not
 
     @property
     def file(self) -> str:
         return self.document.where.partition("#")[0]
+
+    @property
+    def service(self) -> ServiceObject | SliceObject | None:
+        """The Service or EndpointSlice that is in force by this document."""
+        return self.outcome if isinstance(self.outcome, (ServiceObject, SliceObject)) else self.before
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,10 +145,13 @@ class DirectoryStore:
         rejected: list[Rejected] = []
         seen: dict[tuple[str, str], str] = {}
         config_maps: dict[tuple[str, str], dict[str, str]] = {}
+        services: dict[tuple[str, str], ServiceObject | SliceObject] = {}
         for entry in self._entries_oldest_first():
             if entry.outcome is None:
                 config_maps[_config_map_key(entry.document.body)] = _config_map_data(entry.document.body)
                 continue
+            if entry.service is not None and entry.name is not None:
+                services.setdefault(entry.name, entry.service)
             refusal = self._take(entry, seen)
             if refusal is not None:
                 rejected.append(refusal)
@@ -144,7 +159,14 @@ class DirectoryStore:
             rejected += self._unreadable(name, file)
         self._drop_missing(set(seen))
         again = QUIET_SECONDS if unfinished else 0.0
-        return Snapshot(tuple(self._stored()), config_maps, tuple(rejected), again)
+        return Snapshot(
+            tuple(self._stored()),
+            config_maps,
+            tuple(rejected),
+            again,
+            services=tuple(one for one in services.values() if isinstance(one, ServiceObject)),
+            slices=tuple(one for one in services.values() if isinstance(one, SliceObject)),
+        )
 
     def stale(self) -> bool:
         """Whether a file is not what it was at the last scan: no event tells of edits behind links."""
@@ -191,9 +213,9 @@ class DirectoryStore:
             seen[name] = entry.document.where
             return Rejected(ResourceKey(*name), entry.outcome, self._refused_generation(name, entry))
         assert name is not None
-        assert entry.outcome is not None
         seen[name] = entry.document.where
-        self._accept(name, entry.outcome, entry)
+        if isinstance(entry.outcome, Valid):
+            self._accept(name, entry.outcome, entry)
         return None
 
     def _refused_generation(self, key: tuple[str, str], entry: _Entry) -> int:
@@ -367,7 +389,9 @@ def _read(path: Path, stamp: _Stamp, known: _File | None, valid: Mapping[tuple[s
         remembered = Remembered(known.remembered if known else None)
         documents = parse_documents(path.name, raw, remembered)
     except ManifestError as error:
-        return _File(stamp, (), error, racy, remembered=known.remembered if known else Remembered())
+        # What resources were is kept elsewhere; Services that can't be read just now are not gone either.
+        kept = tuple(entry for entry in known.entries if entry.service is not None) if known else ()
+        return _File(stamp, kept, error, racy, remembered=known.remembered if known else Remembered())
     before = {entry.name: entry for entry in known.entries} if known else {}
     entries = tuple(_entry(document, before, valid) for document in documents)
     return _File(stamp, entries, None, racy, digest, remembered.end())
@@ -384,6 +408,11 @@ def _entry(
         return known
     if name and name[0] == "ConfigMap":
         return _Entry(document, name, None)
+    if name and name[0] in _SERVICE_KINDS:
+        try:
+            return _Entry(document, name, _SERVICE_KINDS[name[0]](document.body, document.where))
+        except KubebeeError as error:
+            return _Entry(document, name, error, known.service if known else None)
     try:
         return _Entry(document, name, validate(document.body, document.where, valid.get(name or ("", ""))))
     except KubebeeError as error:
@@ -396,7 +425,11 @@ def _name_of(body: object) -> tuple[str, str] | None:
         return None
     metadata = body.get("metadata")
     kind, name = body.get("kind"), metadata.get("name") if isinstance(metadata, dict) else None
-    return (kind, name) if isinstance(kind, str) and isinstance(name, str) else None
+    if not (isinstance(kind, str) and isinstance(name, str) and isinstance(metadata, dict)):
+        return None
+    if kind in _SERVICE_KINDS:
+        name = f"{metadata.get('namespace') or DEFAULT_NAMESPACE}/{name}"
+    return kind, name
 
 
 def _beside_spec(manifest: dict[str, object]) -> dict[str, object]:

@@ -318,5 +318,8 @@ class _Sink:
         if not self._seen:
             self._store.take(None)
 
+    def alive(self) -> None:
+        """No news."""
+
     def failed(self, _: KubebeeError) -> None:
         self._store.use_saved()

@@ -56,6 +56,9 @@ class Sink(Protocol[T_contra]):
     def complete(self) -> None:
         """All there is was put since `begin`."""
 
+    def alive(self) -> None:
+        """The server answered: with a page, a watch, an event or a bookmark."""
+
     def failed(self, error: KubebeeError) -> None:
         """The server can't be asked now; it is tried again."""
 
@@ -146,6 +149,7 @@ class Reflector(Generic[T]):
         async with contextlib.aclosing(lines):
             async for line in lines:
                 self.watching = True
+                self._sink.alive()
                 if line:
                     self._version = self._take(line)
 
@@ -159,6 +163,7 @@ class Reflector(Generic[T]):
         self._sink.begin()
         while True:
             page = decoded(await self._client.read("list", self._collection.path, params), self._pages)
+            self._sink.alive()
             for found in page.items or ():
                 self._sink.put(found)
             if not page.metadata.go_on:

@@ -172,8 +172,8 @@ class ServiceLBSpec(ApiModel):
         tuple[Frontend, ...], Field(max_length=1000, json_schema_extra=list_map("name"))
     ] = ()
     """Virtual addresses given by hand, with servers inside or outside Kubernetes."""
-    services: Annotated[ServicesSelector | None, LATER] = None
-    """Services of the cluster to serve."""
+    services: ServicesSelector | None = None
+    """Services of the cluster to serve. One that several objects choose is served as the oldest says."""
     interfaces: Interfaces | None = None
     """Where traffic from outside arrives. Default: the primary interfaces."""
     forwarding: Forwarding = Forwarding()

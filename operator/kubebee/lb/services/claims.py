@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from kubebee.lb.family import FAMILIES, family_of
 from kubebee.lb.model import Forwarding, Frontend, FrontendKey
 from kubebee.lb.services.frontends import Claim, Rank
-from kubebee.lb.sizes import Need, need_of
+from kubebee.lb.sizes import Need, Needs, need_of
 
 Name = tuple[str, str]
 """Namespace and name of a Service."""
@@ -37,14 +38,32 @@ class Shape(NamedTuple):
     """What the datapath has to be for the frontends: what only a new one can change.
 
     Attributes:
-        ipv4, ipv6: what each family occupies.
-        dsr, snat: ways of forwarding among them.
+        needs: what they occupy.
+        dsr: whether some are forwarded so.
+        affinity: whether clients of some come back to the backend they had.
     """
 
-    ipv4: Need = Need()
-    ipv6: Need = Need()
+    needs: Needs = Needs()
     dsr: bool = False
-    snat: bool = False
+    affinity: bool = False
+
+    def covering(self, other: Shape) -> Shape:
+        """One that both fit into with room to grow: it changes rarely, and never becomes less.
+
+        Needs are powers of two, and at least half as much again as what there is: maps may be made half as
+        large as is asked for, and a new table lies beside the one it replaces.
+        """
+        families = zip(self.needs, other.needs, strict=True)
+        needs = Needs(*(_covering(mine, its) for mine, its in families))
+        return Shape(needs, self.dsr or other.dsr, self.affinity or other.affinity)
+
+
+def _covering(mine: Need, its: Need) -> Need:
+    return Need(*(max(one, _room(other)) for one, other in zip(mine, its, strict=True)))
+
+
+def _room(entries: int) -> int:
+    return 1 << (entries * 3 // 2).bit_length() if entries else 0
 
 
 class Claims:
@@ -62,8 +81,8 @@ class Claims:
         self._frontends = frontends
         self._holders: dict[FrontendKey, Precedence] = {}
         self._contests: dict[FrontendKey, dict[Name, tuple[Precedence, Frontend]]] = {}
-        self._needs = {4: Need(), 16: Need()}
-        self._modes: Counter[Forwarding] = Counter()
+        self._needs = {family: Need() for family in FAMILIES}
+        self._dsr = self._affine = 0
 
     def place(self, name: Name, created: str, before: Iterable[Claim], after: Iterable[Claim]) -> bool:
         """Exchange a Service's claims; returns whether a frontend changed.
@@ -116,10 +135,11 @@ class Claims:
 
     def _count(self, frontend: Frontend, sign: int) -> None:
         address = frontend.key.address
-        need = need_of((frontend,))
-        known = self._needs[len(address)]
-        self._needs[len(address)] = Need(*(mine + sign * its for mine, its in zip(known, need, strict=True)))
-        self._modes[frontend.forwarding] += sign
+        family, its = family_of(address), need_of((frontend,))
+        summed = (mine + sign * more for mine, more in zip(self._needs[family], its, strict=True))
+        self._needs[family] = Need(*summed)
+        self._dsr += sign * (frontend.forwarding is Forwarding.DSR_IPIP)
+        self._affine += sign * bool(frontend.affinity_seconds)
         if not frontend.sockets_only:
             self.addresses[address] += sign
             if not self.addresses[address]:
@@ -128,8 +148,7 @@ class Claims:
     @property
     def shape(self) -> Shape:
         """What the datapath needs for the frontends."""
-        dsr, snat = (self._modes[mode] > 0 for mode in (Forwarding.DSR_IPIP, Forwarding.SNAT))
-        return Shape(self._needs[4], self._needs[16], dsr, snat)
+        return Shape(Needs(*self._needs.values()), self._dsr > 0, self._affine > 0)
 
     def left_out(self) -> list[LeftOut]:
         """Frontends of those that lost."""

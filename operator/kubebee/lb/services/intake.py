@@ -15,7 +15,7 @@ from kubebee.lb.services.table import ServiceTable
 DEFAULT_NAMESPACE = "default"
 
 
-def name_of(found: ServiceObject | SliceObject) -> Name:
+def name_of(found: ServiceObject | SliceObject | NodeObject) -> Name:
     """Namespace and name of an object; a manifest may leave the namespace out."""
     return sys.intern(found.metadata.namespace or DEFAULT_NAMESPACE), found.metadata.name
 

@@ -32,7 +32,6 @@ class _Entry:
     claims: tuple[Claim, ...] = ()  # as they were placed
     endpoints: int = 0
     ready_here: int = 0
-    warnings: tuple[str, ...] = ()
 
 
 class ServiceTable:
@@ -54,6 +53,7 @@ class ServiceTable:
         self._wanted = ServicesWanted(())
         self._entries: dict[Name, _Entry] = {}
         self._dirty: set[Name] = set()
+        self._warned: dict[Name, tuple[str, ...]] = {}
         self._claims = Claims(self.frontends)
         self._served = 0
         self._endpoints = 0
@@ -124,7 +124,10 @@ class ServiceTable:
         created = entry.service.created if entry.service else ""
         changed = self._claims.place(name, created, entry.claims, made.claims)
         entry.claims, entry.endpoints = made.claims, made.endpoints
-        entry.ready_here, entry.warnings = made.ready_here, made.warnings
+        entry.ready_here = made.ready_here
+        self._warned.pop(name, None)
+        if made.warnings:
+            self._warned[name] = made.warnings
         self._drop_if_empty(name, entry)
         return changed
 
@@ -164,9 +167,7 @@ class ServiceTable:
 
     def warnings(self) -> list[tuple[str, str]]:
         """What of Services can't be acted on: (namespace/name, text)."""
-        return [
-            ("/".join(name), text) for name, entry in sorted(self._entries.items()) for text in entry.warnings
-        ]
+        return [("/".join(name), text) for name in sorted(self._warned) for text in self._warned[name]]
 
     def health_checks(self) -> list[HealthCheck]:
         """What load balancers ask about."""

@@ -1,0 +1,85 @@
+"""The Services that the load balancer serves beside explicit frontends, and what there is to say of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+from kubebee.errors import KubebeeError
+from kubebee.lb.family import IPV6, family_of
+from kubebee.lb.model import Frontend, FrontendKey
+from kubebee.lb.services.table import ServiceTable
+from kubebee.loader.failures import describe
+from kubebee.planner.frontends import SERVES_IPV6
+from kubebee.planner.plan import LbUnit
+from kubebee.planner.report import Failure, Stage
+
+SHOWN = 5
+"""Of many messages of one kind so many are said, and how many there are."""
+
+
+class ServiceSource(Protocol):
+    """Where Services come from."""
+
+    @property
+    def table(self) -> ServiceTable:
+        """All that is known of them."""
+
+    @property
+    def trouble(self) -> KubebeeError | None:
+        """Why there is no news of them."""
+
+
+class LbServices:
+    """Adds the frontends of Services to a load balancer.
+
+    Args:
+        source: where Services come from.
+    """
+
+    def __init__(self, source: ServiceSource) -> None:
+        self._source = source
+        self._explicit: dict[FrontendKey, Frontend] = {}
+        self._said: dict[str, frozenset[str]] = {}
+        self._trouble: Failure | None = None
+
+    def awaited(self, lb: LbUnit) -> bool:
+        """Whether it wants Services and not all of them are known: those in the maps may be among them."""
+        return lb.services is not None and not self._source.table.synced
+
+    def added_to(self, lb: LbUnit) -> LbUnit:
+        """The load balancer with the frontends of Services, as last refreshed; of its own none gives way."""
+        self._explicit = dict(lb.frontends)
+        if lb.services is None or not self._source.table.synced:
+            return lb
+        found = self._source.table.frontends
+        if not SERVES_IPV6:
+            found = {key: each for key, each in found.items() if family_of(key.address) is not IPV6}
+        return replace(lb, frontends=found | self._explicit)
+
+    def trouble(self, lb: LbUnit) -> tuple[Failure | None, Failure | None]:
+        """Why Services were not served when this was asked last, and why they are not now.
+
+        That news of those that are known stays away is no reason to say so.
+        """
+        before, why = self._trouble, self._source.trouble
+        self._trouble = None
+        if why is not None and self.awaited(lb):
+            self._trouble = replace(describe(why, Stage.MAPS), permanent=False)
+        return before, self._trouble
+
+    def news(self) -> Iterator[tuple[str, str]]:
+        """Reason and text of what can't be served and was not said yet."""
+        table = self._source.table
+        yield from self._fresh("ServiceLeftOut", map(str, table.left_out(self._explicit)))
+        yield from self._fresh("ServiceWarning", (f"{name}: {text}" for name, text in table.warnings()))
+
+    def _fresh(self, reason: str, texts: Iterable[str]) -> Iterator[tuple[str, str]]:
+        now = frozenset(texts)
+        fresh: Sequence[str] = sorted(now - self._said.get(reason, frozenset()))
+        self._said[reason] = now
+        for text in fresh[:SHOWN]:
+            yield reason, text
+        if len(fresh) > SHOWN:
+            yield reason, f"and {len(fresh) - SHOWN} more; `kubebee status` shows how many there are"
