@@ -328,6 +328,17 @@ def test_every_socket_address_hook_runs(cgroup: Path, hook: str) -> None:
         assert hits(obj) > 0
 
 
+@pytest.mark.parametrize("hook", ["sock_create", "sock_release", "post_bind4", "post_bind6"])
+def test_every_socket_hook_runs(cgroup: Path, hook: str) -> None:
+    family, loopback = (socket.AF_INET6, "::1") if hook[-1] == "6" else (socket.AF_INET, "127.0.0.1")
+    with counting(f"cgroup/{hook}", "void *ctx __attribute__((unused))", 1) as obj:
+        program = obj.programs["probe"]
+        assert program.prog_type is ProgType.CGROUP_SOCK
+        with attach.attach_cgroup(program.fd, cgroup, program.expected_attach_type):
+            use_sockets(family, loopback)
+        assert hits(obj) > 0
+
+
 def test_a_sock_ops_program_sees_a_connection(cgroup: Path) -> None:
     with (
         counting("sockops", "void *ctx __attribute__((unused))", 1) as obj,

@@ -122,6 +122,12 @@ EXAMPLE_CASES = (
         ("cgroup",) * 8,
         tuple(f"{call}{n}s" for call in ("bind", "connect", "sendmsg", "recvmsg") for n in (4, 6)),
     ),
+    Case(
+        "cgroup-sock",
+        call_with_addresses,
+        ("cgroup",) * 4,
+        ("made", "released", "bound4", "bound6"),
+    ),
 )
 BY_EXAMPLE = pytest.mark.parametrize("case", EXAMPLE_CASES, ids=lambda case: case.file)
 

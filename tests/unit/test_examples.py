@@ -13,7 +13,7 @@ from kubebee.api.v1alpha1.bpfprogram import BpfProgram
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FILES = sorted(EXAMPLES.rglob("*.yaml"))
 BUILT = {
-    *("XDP", "TC", "Tracepoint", "RawTracepoint", "TpBtf", "Uprobe", "Uretprobe", "CgroupSkb"),
+    *("XDP", "TC", "Tracepoint", "RawTracepoint", "TpBtf", "Uprobe", "Uretprobe", "CgroupSkb", "CgroupSock"),
     *("CgroupSockAddr", "SockOps", "Iter", "StructOps", "Kprobe", "Kretprobe", "Fentry", "Fexit", "Lsm"),
 }
 

@@ -238,6 +238,7 @@ _PROBES: dict[str, Callable[[], str]] = {
     "inventory": _inventory,
     "cgroup_skb": lambda: _plain(ProgType.CGROUP_SKB),
     "cgroup_sock_addr": lambda: _plain(ProgType.CGROUP_SOCK_ADDR, AttachType.CGROUP_INET4_BIND),
+    "cgroup_sock": lambda: _plain(ProgType.CGROUP_SOCK, AttachType.CGROUP_INET4_POST_BIND),
     "sock_ops": lambda: _plain(ProgType.SOCK_OPS, AttachType.CGROUP_SOCK_OPS),
     "struct_ops": _struct_ops,
     "ringbuf": _ringbuf,

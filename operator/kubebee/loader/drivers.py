@@ -214,6 +214,12 @@ _SOCK_ADDR_HOOKS = {
     "Getsockname4": AttachType.CGROUP_INET4_GETSOCKNAME,
     "Getsockname6": AttachType.CGROUP_INET6_GETSOCKNAME,
 }
+_SOCK_HOOKS = {
+    "Create": AttachType.CGROUP_INET_SOCK_CREATE,
+    "Release": AttachType.CGROUP_INET_SOCK_RELEASE,
+    "PostBind4": AttachType.CGROUP_INET4_POST_BIND,
+    "PostBind6": AttachType.CGROUP_INET6_POST_BIND,
+}
 
 
 def _skb_hook(attach: api.Attach) -> AttachType:
@@ -262,6 +268,9 @@ _DRIVERS: Mapping[str, Driver] = {
     "CgroupSkb": _Cgroup(ProgType.CGROUP_SKB, _skb_hook),
     "CgroupSockAddr": _Cgroup(
         ProgType.CGROUP_SOCK_ADDR, lambda a: _SOCK_ADDR_HOOKS[cast("api.CgroupSockAddrAttach", a).hook]
+    ),
+    "CgroupSock": _Cgroup(
+        ProgType.CGROUP_SOCK, lambda a: _SOCK_HOOKS[cast("api.CgroupSockAttach", a).hook]
     ),
     "SockOps": _Cgroup(ProgType.SOCK_OPS, lambda _a: AttachType.CGROUP_SOCK_OPS),
     "Iter": _Iter(),

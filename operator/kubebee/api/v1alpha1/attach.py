@@ -238,14 +238,15 @@ class SockOpsAttach(ApiModel):
     """Path in the cgroup2 hierarchy; empty: its root."""
 
 
+SockHook = Literal["Create", "Release", "PostBind4", "PostBind6"]
+
+
 class CgroupSockAttach(ApiModel):
     """Runs when a socket of a cgroup is made or released, or after it was bound."""
 
-    built: ClassVar[bool] = False
-
     type: Literal["CgroupSock"] = "CgroupSock"
     """Attach type."""
-    hook: Literal["Create", "Release", "PostBind4", "PostBind6"]
+    hook: SockHook
     """Moment in the life of the socket."""
     cgroup: Cgroup = ""
     """Path in the cgroup2 hierarchy; empty: its root."""
