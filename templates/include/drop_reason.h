@@ -33,6 +33,11 @@ enum kb_drop_reason {
 	KB_DROP_LB_FLOWS = 40, /* the flow table is full */
 	KB_DROP_LB_SOURCE = 41, /* the client is in none of the frontend's source ranges */
 
+	/* ServiceLB at sockets: calls of processes instead of packets. */
+	KB_DROP_LB_SOCK_NO_BACKEND = 56, /* the frontend has no backend for sockets */
+	KB_DROP_LB_SOCK_MEMORY = 57, /* no memory to note what the socket is led to */
+	KB_DROP_LB_SOCK_BIND = 58, /* bind to a node port */
+
 	/* Slots of the per-CPU array kb_drops. */
 	KB_DROP_MAX = 64,
 };

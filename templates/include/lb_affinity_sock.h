@@ -4,6 +4,7 @@
 #define KB_LB_AFFINITY_SOCK_H
 
 #include <linux/bpf.h>
+#include <stdbool.h>
 #include <bpf/bpf_helpers.h>
 
 #include "lb_types.h"
@@ -31,5 +32,40 @@ struct {
 	__type(value, struct kb_lb_affinity);
 } kb_lb_aff_sock6 SEC(".maps");
 #endif
+
+#define LB_SECOND_NS 1000000000ULL
+
+static __always_inline void lb_affinity_client(void *ctx, const struct kb_lb_frontend *frontend,
+					       struct kb_lb_netns *client)
+{
+	client->frontend = frontend->id;
+	client->pad = 0;
+	client->cookie = bpf_get_netns_cookie(ctx);
+}
+
+/* What is left of a time before affinity was switched off is as good as any: its age decides. */
+static __always_inline bool lb_affinity_last(void *map, const struct kb_lb_netns *client, __u32 seconds,
+					     __u32 *backend)
+{
+	struct kb_lb_affinity *last = bpf_map_lookup_elem(map, client);
+
+	if (!last || bpf_ktime_get_coarse_ns() - last->used > seconds * LB_SECOND_NS)
+		return false;
+	*backend = last->backend;
+	return true;
+}
+
+static __always_inline void lb_affinity_use(void *map, const struct kb_lb_netns *client, __u32 backend)
+{
+	struct kb_lb_affinity now = { .used = bpf_ktime_get_coarse_ns(), .backend = backend };
+	struct kb_lb_affinity *last = bpf_map_lookup_elem(map, client);
+
+	if (last) {
+		last->used = now.used;
+		last->backend = backend;
+	} else {
+		bpf_map_update_elem(map, client, &now, BPF_ANY);
+	}
+}
 
 #endif

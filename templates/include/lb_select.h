@@ -79,4 +79,41 @@ static __always_inline void lb_count(__u32 backend, __u32 packets, __u32 bytes, 
 	stat->connections += connections;
 }
 
+#ifdef KB_LB_IPV6
+struct lb_choice6 {
+	struct kb_lb_backend6 *backend;
+	__u32 id;
+};
+
+static __always_inline struct kb_lb_backend6 *lb_backend6(__u32 id)
+{
+	struct kb_lb_backend6 *backend = bpf_map_lookup_elem(&kb_lb_be6, &id);
+
+	return backend && backend->flags & LB_BE_USED ? backend : NULL;
+}
+
+static __always_inline void lb_select_in6(__u64 table, __u32 hash, struct lb_choice6 *choice)
+{
+	__u32 base = table, size = table >> 32;
+	__u32 slot = base + ((__u64)hash * size >> 32);
+	__u32 row_index = slot >> LB_ROW_SHIFT;
+	struct kb_lb_row *row;
+
+	choice->backend = NULL;
+	if (!size)
+		return;
+	row = bpf_map_lookup_elem(&kb_lb_slots6, &row_index);
+	if (!row)
+		return;
+	choice->id = row->backend[slot & (LB_ROW_SLOTS - 1)];
+	choice->backend = lb_backend6(choice->id);
+}
+
+static __always_inline void lb_select_inside6(const struct kb_lb_frontend *frontend, __u32 hash,
+					      struct lb_choice6 *choice)
+{
+	lb_select_in6(*(const volatile __u64 *)&frontend->inside_base, hash, choice);
+}
+#endif
+
 #endif

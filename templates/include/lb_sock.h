@@ -1,87 +1,78 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * What a socket was told to reach and what it reaches instead.
+ * What the socket programs of ServiceLB share, whatever the family: whose socket it is, how a call is
+ * refused, which backend it gets.
  *
- * In socket storage: it dies with the socket, so nothing leaks and nothing of a live socket is evicted.
+ * They run in processes, which packets' programs interrupt: what both count is added to atomically.
  */
 #ifndef KB_LB_SOCK_H
 #define KB_LB_SOCK_H
 
 #include <linux/bpf.h>
+#include <linux/errno.h>
 #include <linux/in.h>
+#include <stdbool.h>
+#include <bpf/bpf_core_read.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
+#include "drop.h"
 #include "lb_maps.h"
-#include "lb_select.h"
 
-/* Frontends that one unconnected UDP socket may talk to at a time; the oldest is forgotten first. */
-#define LB_SOCK_PEERS 8
+/* What a cgroup socket program returns. */
+#define LB_SOCK_ALLOW 1
+#define LB_SOCK_REFUSE 0
 
-struct kb_lb_peer {
-	__be32 vip;
-	__be32 backend;
-	__be16 vip_port;
-	__be16 backend_port;
-};
-
-struct kb_lb_sock {
-	struct kb_lb_peer peers[LB_SOCK_PEERS];
-	__u32 next;
+/* The user-space half is kubebee/lb/sockets.py. */
+struct kb_lb_sock_config {
+	__u64 host; /* cookie of the node's own network namespace; 0 = that of the machine's first one */
 };
 
 struct {
-	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, int);
-	__type(value, struct kb_lb_sock);
-} kb_lb_sk SEC(".maps");
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct kb_lb_sock_config);
+} kb_lb_sock_cfg SEC(".maps");
 
-/* Returns false when the socket's storage can't be made: then its answers would not be recognised. */
-static __always_inline bool lb_sock_remember(struct bpf_sock_addr *ctx, const struct kb_lb_backend *backend)
+static __always_inline bool lb_sock_is_hosts(void *ctx)
 {
-	struct kb_lb_sock *sock = bpf_sk_storage_get(&kb_lb_sk, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
-	struct kb_lb_peer peer = {
-		.vip = ctx->user_ip4,
-		.backend = backend->address,
-		.vip_port = ctx->user_port,
-		.backend_port = backend->port,
-	};
-	int i;
+	__u32 zero = 0;
+	const struct kb_lb_sock_config *config = bpf_map_lookup_elem(&kb_lb_sock_cfg, &zero);
+	__u64 host = config ? config->host : 0;
 
-	if (!sock)
-		return false;
-	for (i = 0; i < LB_SOCK_PEERS; i++) {
-		struct kb_lb_peer *known = &sock->peers[i];
-
-		if (known->backend == peer.backend && known->backend_port == peer.backend_port) {
-			*known = peer;
-			return true;
-		}
-	}
-	sock->peers[sock->next++ & (LB_SOCK_PEERS - 1)] = peer;
-	return true;
+	return bpf_get_netns_cookie(ctx) == (host ? host : bpf_get_netns_cookie(NULL));
 }
 
-/* Shows a backend's address as the frontend's that led to it. */
-static __always_inline void lb_sock_show_frontend(struct bpf_sock_addr *ctx)
+/* Without bpf_set_retval (Linux 5.18) the caller gets EPERM. */
+static __always_inline int lb_sock_refuse(enum kb_drop_reason reason, int error)
 {
-	struct kb_lb_sock *sock = bpf_sk_storage_get(&kb_lb_sk, ctx->sk, NULL, 0);
-	__be32 address = ctx->user_ip4;
-	__be16 port = ctx->user_port;
-	int i;
+	__u32 key = reason;
+	__u64 *count = bpf_map_lookup_elem(&kb_drops, &key);
 
-	if (!sock)
-		return;
-	for (i = 0; i < LB_SOCK_PEERS; i++) {
-		const struct kb_lb_peer *peer = &sock->peers[i];
+	if (count)
+		__sync_fetch_and_add(count, 1);
+	if (bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_set_retval))
+		bpf_set_retval(-error);
+	return LB_SOCK_REFUSE;
+}
 
-		if (peer->backend != address || peer->backend_port != port || !peer->vip_port)
-			continue;
-		ctx->user_ip4 = peer->vip;
-		ctx->user_port = peer->vip_port;
-		return;
-	}
+/*
+ * No backend. TCP clients get what a closed port would give them, and what kube-proxy does: Kubernetes'
+ * own tests insist on it, and all retry on it. For UDP there is no such refusal in the sending call:
+ * the host is unreachable. Never EPERM: clients such as NFS took that for final, or hung.
+ */
+static __always_inline int lb_sock_refuse_empty(const struct bpf_sock_addr *ctx)
+{
+	return lb_sock_refuse(KB_DROP_LB_SOCK_NO_BACKEND, ctx->protocol == IPPROTO_TCP ? ECONNREFUSED : EHOSTUNREACH);
+}
+
+static __always_inline void lb_sock_count(void *stats, __u32 backend)
+{
+	struct kb_lb_stat *stat = bpf_map_lookup_elem(stats, &backend);
+
+	if (stat)
+		__sync_fetch_and_add(&stat->connections, 1);
 }
 
 #endif

@@ -31,7 +31,7 @@ enum lb_backend_flags {
 	LB_BE_GONE = 1 << 1, /* takes no new flows; waits for its last one, then for the collector */
 	LB_BE_NEXT_HOP = 1 << 2, /* ifindex, mtu and macs are valid: no route lookup */
 	LB_BE_NOT_OUTSIDE = 1 << 3, /* not in the table for packets; only user space reads it */
-	LB_BE_NOT_INSIDE = 1 << 4, /* not in the table for sockets; only user space reads it */
+	LB_BE_NOT_INSIDE = 1 << 4, /* not in the table for sockets */
 };
 
 struct kb_lb_frontend_key {
@@ -72,7 +72,7 @@ struct kb_lb_row {
 struct kb_lb_backend {
 	__be32 address;
 	__be16 port;
-	__u16 weight; /* only user space reads it */
+	__u16 weight; /* 0: takes no new flows, not even by affinity */
 	__u32 frontend; /* id of the frontend it belongs to */
 	__u32 ifindex;
 	__u8 macs[12]; /* destination, then source: as a frame starts */

@@ -3,117 +3,46 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import os
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from kubebee.bpf import attach
-from kubebee.bpf.constants import AttachType
-from kubebee.bpf.map import Map
-from kubebee.bpf.object import BpfObject
-from kubebee.lb import stats
-from kubebee.lb.features import Features
-from kubebee.lb.model import Protocol, merge
-from kubebee.lb.sync import LbState
-from kubebee.render.environment import render_builtin
-from lab.netns import Namespace
-from lab.node import cgroup2_root
-from support.clang import compile_c
-from support.servicelb import CONFIG, SMALL, VIP, frontend
+from kubebee.lb.model import Backend, parse_address
+from support.servicelb import VIP, frontend
+from support.socketlb import DATAGRAM, ONE, TWO, UDP, Node, socket_node
 
 pytestmark = pytest.mark.root
 
-HOOKS = {
-    "kb_connect4": AttachType.CGROUP_INET4_CONNECT,
-    "kb_sendmsg4": AttachType.CGROUP_UDP4_SENDMSG,
-    "kb_recvmsg4": AttachType.CGROUP_UDP4_RECVMSG,
-    "kb_getpeername4": AttachType.CGROUP_INET4_GETPEERNAME,
-}
-UDP, TCP = Protocol.UDP, Protocol.TCP
-NO_ROUTE = os.strerror(errno.EHOSTUNREACH)
-ONE, TWO = "127.0.0.11", "127.0.0.12"
-
-
-class Node:
-    """A namespace with two backends on loopback; this process's sockets in it go through socket LB."""
-
-    def __init__(self, network: Namespace, maps: dict[str, Map]) -> None:
-        self.network = network
-        self.maps = maps
-        self.state = LbState.adopt(maps)
-        self.state.apply(
-            maps,
-            merge(
-                [
-                    frontend(f"{ONE}:8080", f"{TWO}:8080", port=80),
-                    frontend(f"{ONE}:5353", port=53, protocol=UDP),
-                    frontend(f"{TWO}:5353", port=54, protocol=UDP),
-                    frontend(port=81),
-                    frontend(port=81, protocol=UDP),
-                    replace(frontend(port=82), inside=frontend(f"{ONE}:8080").backends, drop_outside=True),
-                    replace(frontend(f"{ONE}:8080", port=83), inside=(), sockets_only=True),
-                ]
-            ),
-            CONFIG,
-        )
-
-    def listen(self, address: str) -> socket.socket:
-        server = self.network.socket()
-        server.bind((address, 8080))
-        server.listen(64)
-        return server
-
-    def udp(self, address: str = "", port: int = 0) -> socket.socket:
-        sock = self.network.socket(socket.SOCK_DGRAM)
-        sock.settimeout(2)
-        if address:
-            sock.bind((address, port))
-        return sock
-
-    def connect(self, address: str, port: int) -> socket.socket:
-        sock = self.network.socket()
-        sock.settimeout(2)
-        try:
-            sock.connect((address, port))
-        except OSError:
-            sock.close()
-            raise
-        return sock
+WEB = frontend(f"{ONE}:8080", f"{TWO}:8080", port=80)
+DNS = frontend(f"{ONE}:5353", port=53, protocol=UDP)
+OTHER_DNS = frontend(f"{TWO}:5353", port=54, protocol=UDP)
+EMPTY = frontend(port=81)
+EMPTY_UDP = frontend(port=81, protocol=UDP)
 
 
 @pytest.fixture
-def cgroup() -> Iterator[Path]:
-    """A cgroup that this process is in for the test."""
-    folder = cgroup2_root() / f"kb-{os.getpid()}-socketlb-node"
-    own = next(line for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::"))
-    home = cgroup2_root() / own.partition("::/")[2]
-    folder.mkdir()
-    (folder / "cgroup.procs").write_text(str(os.getpid()))
-    yield folder
-    (home / "cgroup.procs").write_text(str(os.getpid()))
-    folder.rmdir()
+def node() -> Iterator[Node]:
+    with socket_node() as made:
+        made.serve(WEB, DNS, OTHER_DNS, EMPTY, EMPTY_UDP)
+        yield made
 
 
-@pytest.fixture
-def node(cgroup: Path) -> Iterator[Node]:
-    source = render_builtin("socketlb", Features(ipv6=True, affinity=True).context())
-    with (
-        Namespace("socketlb") as network,
-        BpfObject.open(compile_c(source), "socketlb") as loaded,
-        contextlib.ExitStack() as stack,
-    ):
-        for name, count in SMALL.items():
-            loaded.maps[name].set_max_entries(count)
-        loaded.load()
-        maps = {name: stack.enter_context(item.duplicate()) for name, item in loaded.maps.items()}
-        for name, hook in HOOKS.items():
-            stack.callback(attach.attach_cgroup(loaded.programs[name].fd, cgroup, hook).close)
-        yield Node(network, maps)
+def answer(server: socket.socket, text: bytes = b"me") -> None:
+    server.sendto(text, server.recvfrom(64)[1])
+
+
+def backend_of(node: Node, client: socket.socket, vip: str = VIP, port: int = 53) -> str:
+    """Who gets a datagram that `client` sends to a frontend of ONE and TWO."""
+    with node.udp(ONE, 5353) as one, node.udp(TWO, 5353) as two:
+        client.sendto(b"who", (vip, port))
+        for server in (one, two):
+            server.settimeout(0.2)
+            with contextlib.suppress(TimeoutError):
+                server.recvfrom(64)
+                return str(server.getsockname()[0])
+    raise AssertionError("no backend got it")
 
 
 def test_a_connection_to_a_frontend_reaches_a_backend_and_shows_the_frontend(node: Node) -> None:
@@ -125,26 +54,37 @@ def test_connections_spread_over_backends_and_are_counted(node: Node) -> None:
     with node.listen(ONE), node.listen(TWO):
         for _ in range(40):
             node.connect(VIP, 80).close()
-    counts = {s.key.port: s for s in stats.read(node.maps, node.state) if s.key.protocol is TCP}[80]
+    counts = node.stats(80)
     assert counts.counts.connections == 40
     assert all(backend.counts.connections > 5 for backend in counts.backends)
 
 
-def test_a_backend_for_sockets_alone_is_reached_and_one_for_packets_alone_is_not(node: Node) -> None:
-    with node.listen(ONE), node.connect(VIP, 82) as client:
-        assert client.getpeername() == (VIP, 82)
-        with pytest.raises(OSError, match=NO_ROUTE):
-            node.connect(VIP, 83)
-
-
-def test_without_a_backend_connect_says_no_route_to_host_not_permission(node: Node) -> None:
-    with pytest.raises(OSError, match=NO_ROUTE):
+def test_without_a_backend_tcp_is_refused_as_by_a_closed_port(node: Node) -> None:
+    with pytest.raises(ConnectionRefusedError):
         node.connect(VIP, 81)
+    assert node.drops() == {"lb_sock_no_backend": 1}
 
 
-def test_without_a_backend_sending_says_so_too(node: Node) -> None:
-    with node.udp() as client, pytest.raises(OSError, match=NO_ROUTE):
-        client.sendto(b"who", (VIP, 81))
+@pytest.mark.parametrize("call", ["connect", "send"])
+def test_without_a_backend_udp_finds_no_route_to_host(node: Node, call: str) -> None:
+    with node.udp() as client, pytest.raises(OSError, match="No route to host"):
+        client.connect((VIP, 81)) if call == "connect" else client.sendto(b"who", (VIP, 81))
+    assert node.drops() == {"lb_sock_no_backend": 1}
+
+
+def test_sockets_have_a_table_of_their_own(node: Node) -> None:
+    far = Backend(parse_address(TWO), 8080)
+    node.serve(replace(WEB, backends=(Backend(parse_address(ONE), 8080),), inside=(far,)))
+    with node.listen(TWO):
+        for _ in range(10):
+            node.connect(VIP, 80).close()
+    assert node.stats(80).counts.connections == 10
+
+
+def test_what_only_packets_may_reach_refuses_sockets(node: Node) -> None:
+    node.serve(replace(WEB, inside=()))
+    with node.listen(ONE), pytest.raises(ConnectionRefusedError):
+        node.connect(VIP, 80)
 
 
 def test_an_answer_over_udp_comes_from_the_frontend(node: Node) -> None:
@@ -159,8 +99,25 @@ def test_one_udp_socket_talks_to_several_frontends(node: Node) -> None:
     with node.udp(ONE, 5353) as first, node.udp(TWO, 5353) as second, node.udp() as client:
         for port, server in ((53, first), (54, second), (53, first)):
             client.sendto(b"who", (VIP, port))
-            server.sendto(b"me", server.recvfrom(64)[1])
+            answer(server)
             assert client.recvfrom(64) == (b"me", (VIP, port))
+
+
+def test_a_udp_socket_keeps_its_backend_while_others_come(node: Node) -> None:
+    both = tuple(Backend(parse_address(address), 5353) for address in (ONE, TWO))
+    clients = [node.udp() for _ in range(8)]
+    assert {backend_of(node, client) for client in clients} == {ONE}
+    node.serve(replace(DNS, backends=both))
+    assert {backend_of(node, client) for client in clients} == {ONE}
+    for client in clients:
+        client.close()
+
+
+def test_a_udp_socket_whose_backend_left_gets_another(node: Node) -> None:
+    with node.udp() as client:
+        assert backend_of(node, client) == ONE
+        node.serve(replace(DNS, backends=(Backend(parse_address(TWO), 5353),)))
+        assert backend_of(node, client) == TWO
 
 
 def test_a_connected_udp_socket_sees_the_frontend(node: Node) -> None:
@@ -168,8 +125,28 @@ def test_a_connected_udp_socket_sees_the_frontend(node: Node) -> None:
         client.connect((VIP, 53))
         assert client.getpeername() == (VIP, 53)
         client.send(b"who")
-        server.sendto(b"me", server.recvfrom(64)[1])
+        answer(server)
         assert client.recvfrom(64) == (b"me", (VIP, 53))
+
+
+def test_a_connected_udp_socket_that_names_the_frontend_once_more_stays_with_its_backend(node: Node) -> None:
+    node.serve(replace(DNS, backends=tuple(Backend(parse_address(each), 5353) for each in (ONE, TWO))))
+    with node.udp(ONE, 5353) as one, node.udp(TWO, 5353) as two:
+        for _ in range(8):
+            with node.connect(VIP, 53, DATAGRAM) as client:
+                client.send(b"first")
+                client.sendto(b"second", (VIP, 53))
+            for server in (one, two):
+                server.setblocking(False)
+                with contextlib.suppress(BlockingIOError):
+                    assert (server.recv(64), server.recv(64)) == (b"first", b"second")
+
+
+def test_a_udp_association_is_counted_once(node: Node) -> None:
+    with node.udp() as client:
+        for _ in range(5):
+            client.sendto(b"who", (VIP, 53))
+    assert node.stats(53, UDP).counts.connections == 1
 
 
 def test_other_addresses_are_left_alone(node: Node) -> None:
@@ -177,6 +154,7 @@ def test_other_addresses_are_left_alone(node: Node) -> None:
         assert client.getpeername() == (ONE, 8080)
     with pytest.raises(ConnectionRefusedError):
         node.connect(TWO, 8080)
+    assert node.drops() == {}
 
 
 def test_a_socket_that_turns_to_a_backend_itself_sees_the_backend(node: Node) -> None:

@@ -220,13 +220,13 @@ def test_a_process_of_the_node_reaches_the_vip_and_sees_nothing_else(
     assert {line.rpartition(" ")[2] for line in seen} <= BOTH
 
 
-def test_without_backends_a_process_of_the_node_is_told_that_the_host_is_unreachable(
+def test_without_backends_a_process_of_the_node_is_refused_over_tcp_and_finds_no_host_over_udp(
     lab: Lab, running: Running
 ) -> None:
     running.apply(shop())
     running.wait_ready("ServiceLB", "shop")
-    for script in (CONNECT, SENDMSG):
-        assert "[Errno 113]" in on_node(lab, script).stderr
+    assert "[Errno 111]" in on_node(lab, CONNECT).stderr
+    assert "[Errno 113]" in on_node(lab, SENDMSG).stderr
 
 
 def test_of_two_that_claim_one_frontend_the_younger_is_refused_by_name(lab: Lab, running: Running) -> None:

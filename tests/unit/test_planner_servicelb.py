@@ -30,7 +30,13 @@ class Text:
         return f"socketlb {features}"
 
 
-def served(name: str, wanted: tuple[tuple[int, int], ...], mode: str = "SNAT", ports: str = "") -> Served:
+def served(
+    name: str,
+    wanted: tuple[tuple[int, int], ...],
+    mode: str = "SNAT",
+    ports: str = "",
+    sockets: str = "",
+) -> Served:
     """A ServiceLB. `wanted`: last number of the address, and how many backends."""
     spec: dict[str, Any] = {
         "frontends": [
@@ -46,6 +52,8 @@ def served(name: str, wanted: tuple[tuple[int, int], ...], mode: str = "SNAT", p
     }
     if ports:
         spec["snat"] = {"portRange": ports}
+    if sockets:
+        spec["socketLB"] = {sockets: sockets != "enabled"}
     document = {
         "apiVersion": "kubebee.dev/v1alpha1",
         "kind": "ServiceLB",
@@ -68,6 +76,7 @@ plans = st.lists(
             ),
             st.sampled_from(["SNAT", "SNAT", "DSR"]),
             st.sampled_from(["", "", "", "61000-62000"]),
+            st.sampled_from(["", "", "enabled", "hostNamespaceOnly"]),
         ),
         max_size=3,
     ),
@@ -83,10 +92,10 @@ def test_a_plan_does_not_depend_on_the_plans_before_it(history: list[dict[str, A
     known: dict[tuple[str, str], Served] = {}
     for plan in history:
         newest = []
-        for name, (items, mode, ports) in sorted(plan.items()):
-            wanted = (name, repr((items, mode, ports)))
+        for name, (items, mode, ports, sockets) in sorted(plan.items()):
+            wanted = (name, repr((items, mode, ports, sockets)))
             if wanted not in known:
-                known[wanted] = served(name, tuple(items), mode, ports)
+                known[wanted] = served(name, tuple(items), mode, ports, sockets)
             newest.append(known[wanted])
         candidates = [(each, last.in_force.get(each.declared.key)) for each in newest]
         refused: dict[ResourceKey, KubebeeError] = {}
@@ -101,6 +110,17 @@ def test_a_plan_does_not_depend_on_the_plans_before_it(history: list[dict[str, A
         assert {str(key): str(error) for key, error in refused.items()} == {
             str(key): str(error) for key, error in refused_anew.items()
         }
+
+
+def test_socket_lb_is_for_all_namespaces_or_for_the_hosts_in_all_resources_that_have_it_on() -> None:
+    host_only = served("a", ((1, 1),), sockets="hostNamespaceOnly")
+    everywhere, without = served("b", ((2, 1),)), served("c", ((3, 1),), sockets="enabled")
+    refused: dict[ResourceKey, KubebeeError] = {}
+    merged = unit([(host_only, None), (everywhere, None), (without, None)], Text(), refused.__setitem__)
+    assert [(key.name, error.reason) for key, error in refused.items()] == [("b", "ConflictingSettings")]
+    assert merged.unit is not None
+    assert merged.unit.socket is not None
+    assert merged.unit.socket.source == f"socketlb {Features(snat=True, host_only=True)}"
 
 
 def test_the_older_of_two_keeps_a_frontend_when_the_younger_takes_it() -> None:

@@ -169,9 +169,16 @@ def attach_cgroup(prog_fd: int, cgroup_path: str | Path, attach_type: AttachType
         os.close(fd)
 
 
-def attach_iter(prog_fd: int) -> Link:
-    """Make an iterator; read it by read_iter(), or pin the link and read the pin as a file."""
-    return _link(prog_fd, 0, AttachType.TRACE_ITER, what="cannot attach iterator")
+def attach_iter(prog_fd: int, map_fd: int | None = None) -> Link:
+    """Make an iterator; read it by read_iter(), or pin the link and read the pin as a file.
+
+    Args:
+        prog_fd: the program.
+        map_fd: for iterators over what a map holds, which map.
+    """
+    which = b"" if map_fd is None else struct.pack("=I", map_fd)  # union bpf_iter_link_info
+    extra = struct.pack("=QI", address(which), len(which)) if which else b""
+    return _link(prog_fd, 0, AttachType.TRACE_ITER, extra=extra, what="cannot attach iterator")
 
 
 def read_iter(link: Link) -> bytes:

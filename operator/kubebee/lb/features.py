@@ -13,12 +13,14 @@ class Features:
         dsr, snat: ways of forwarding.
         ipv6: maps and code of that family.
         affinity: clients come back to the backend they had.
+        host_only: of sockets those in the host's network namespace are served; packets don't care.
     """
 
     dsr: bool = False
     snat: bool = False
     ipv6: bool = False
     affinity: bool = False
+    host_only: bool = False
 
     def context(self) -> dict[str, bool]:
         """The switches by name, as templates know them."""

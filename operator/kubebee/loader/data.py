@@ -13,6 +13,7 @@ from kubebee.bpf.map import Map
 from kubebee.bpf.syscall import BpfError
 from kubebee.errors import KubebeeError
 from kubebee.lb import model as lb_model
+from kubebee.lb import sockets as lb_sockets
 from kubebee.lb import sync as lb_sync
 from kubebee.lb.family import IPV4, IPV6, Family, family_of
 from kubebee.lb.model import Frontend, FrontendKey, LbConfig
@@ -60,6 +61,7 @@ class LbData:
             self.state = None  # if adopting fails, the next pass adopts again
             self.state = LbState.adopt(maps)
             self._maps = current
+        lb_sockets.apply(maps)
         if not IPV6.present(maps):  # a version that runs because the newest, which has them, failed
             unit = _without_ipv6(unit)
         if keep_others:

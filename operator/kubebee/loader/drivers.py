@@ -269,9 +269,7 @@ _DRIVERS: Mapping[str, Driver] = {
     "CgroupSockAddr": _Cgroup(
         ProgType.CGROUP_SOCK_ADDR, lambda a: _SOCK_ADDR_HOOKS[cast("api.CgroupSockAddrAttach", a).hook]
     ),
-    "CgroupSock": _Cgroup(
-        ProgType.CGROUP_SOCK, lambda a: _SOCK_HOOKS[cast("api.CgroupSockAttach", a).hook]
-    ),
+    "CgroupSock": _Cgroup(ProgType.CGROUP_SOCK, lambda a: _SOCK_HOOKS[cast("api.CgroupSockAttach", a).hook]),
     "SockOps": _Cgroup(ProgType.SOCK_OPS, lambda _a: AttachType.CGROUP_SOCK_OPS),
     "Iter": _Iter(),
 }

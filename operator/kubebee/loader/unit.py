@@ -11,7 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-from kubebee.api.v1alpha1.attach import CgroupSockAddrAttach, SockAddrHook, XdpAttach, XdpMode
+from kubebee.api.v1alpha1.attach import (
+    CgroupSockAddrAttach,
+    CgroupSockAttach,
+    SockAddrHook,
+    SockHook,
+    XdpAttach,
+    XdpMode,
+)
 from kubebee.api.v1alpha1.selectors import Interfaces
 from kubebee.api.v1alpha1.values import FreeValue
 from kubebee.planner.plan import Bundle, FunctionPlan, LbUnit, NodePlan, PolicyUnit, ResourceKey
@@ -73,11 +80,7 @@ def units_of(plan: NodePlan) -> list[Unit]:
         lb = plan.lb
         objects = [CodeObject(lb.xdp, _on_interfaces("kb_servicelb", lb.interfaces))]
         if lb.socket is not None:
-            hooks = tuple(
-                FunctionPlan(name, CgroupSockAddrAttach(hook=hook, cgroup=lb.cgroup))
-                for name, hook in _SOCKET_HOOKS
-            )
-            objects.append(CodeObject(lb.socket, hooks))
+            objects.append(CodeObject(lb.socket, _at_sockets(lb)))
         units.append(Unit(lb.key, _generation(lb), Rank.LB, tuple(objects), lb.map_sizes))
     return units
 
@@ -88,14 +91,25 @@ def _on_interfaces(
     return tuple(FunctionPlan(function, XdpAttach(interfaces=one, mode=mode)) for one, mode in selectors)
 
 
+def _at_sockets(lb: LbUnit) -> tuple[FunctionPlan, ...]:
+    hooks = (*_CALLS, *(_CALLS_OF_IPV6 if lb.features.ipv6 else ()))
+    calls = (
+        FunctionPlan(f"kb_{hook.lower()}", CgroupSockAddrAttach(hook=hook, cgroup=lb.cgroup))
+        for hook in hooks
+    )
+    binds = (FunctionPlan(name, CgroupSockAttach(hook=hook, cgroup=lb.cgroup)) for name, hook in _BINDS)
+    return (*calls, *binds)
+
+
 def _generation(unit: LbUnit | PolicyUnit) -> int:
     """Of all resources together: grows with every edit of one of them."""
     return sum(generation for _, generation in unit.owners)
 
 
-_SOCKET_HOOKS: tuple[tuple[str, SockAddrHook], ...] = (
-    ("kb_connect4", "Connect4"),
-    ("kb_sendmsg4", "Sendmsg4"),
-    ("kb_recvmsg4", "Recvmsg4"),
-    ("kb_getpeername4", "Getpeername4"),
+_CALLS: tuple[SockAddrHook, ...] = (
+    *("Connect4", "Sendmsg4", "Recvmsg4", "Getpeername4"),
+    # IPv6 sockets reach IPv4 frontends as ::ffff:a.b.c.d; what they send there passes Sendmsg4.
+    *("Connect6", "Recvmsg6", "Getpeername6"),
 )
+_CALLS_OF_IPV6: tuple[SockAddrHook, ...] = ("Sendmsg6",)
+_BINDS: tuple[tuple[str, SockHook], ...] = (("kb_post_bind4", "PostBind4"), ("kb_post_bind6", "PostBind6"))

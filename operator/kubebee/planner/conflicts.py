@@ -41,15 +41,18 @@ def refusals(candidates: Iterable[Candidate], chosen: Chosen) -> dict[ResourceKe
         assert isinstance(declared.prepared, Balanced)
         served = servicelb.Served(declared, declared.resource.spec, declared.prepared)
         for older, theirs in accepted:
-            if not nodes.isdisjoint(theirs) and not _disjoint(older.balanced, served.balanced):
+            if not nodes.isdisjoint(theirs) and not _disjoint(older, served):
                 servicelb.unit([(older, None), (served, None)], _NoText(), refused.__setitem__)
         if declared.key not in refused:
             accepted.append((served, nodes))
     return refused
 
 
-def _disjoint(one: Balanced, other: Balanced) -> bool:
-    return one.config == other.config and one.frontends.keys().isdisjoint(other.frontends)
+def _disjoint(one: servicelb.Served, other: servicelb.Served) -> bool:
+    if not servicelb.sockets_agree(one.spec.socket_lb, other.spec.socket_lb):
+        return False
+    mine, its = one.balanced, other.balanced
+    return mine.config == its.config and mine.frontends.keys().isdisjoint(its.frontends)
 
 
 def warnings(candidates: Iterable[Candidate], chosen: Chosen) -> dict[ResourceKey, tuple[str, ...]]:

@@ -14,6 +14,7 @@ from functools import cached_property
 from kubebee.api.v1alpha1.attach import Attach, XdpMode
 from kubebee.api.v1alpha1.selectors import Interfaces
 from kubebee.api.v1alpha1.values import FreeValue
+from kubebee.lb.features import Features
 from kubebee.lb.model import Frontend, FrontendKey, LbConfig
 from kubebee.lb.services.wanted import ServicesWanted
 from kubebee.policy.model import Failsafe, Policy
@@ -106,6 +107,7 @@ class LbUnit:
 
     Attributes:
         owners: the ServiceLBs, with their generations, in order of name.
+        features: what of the code is rendered.
         xdp, socket: the code of the XDP stage and of the socket programs (None: socket LB is off).
         cgroup: path of the cgroup2 directory whose sockets are served; empty = the root of the hierarchy.
         interfaces: where the stage runs, and in which XDP mode.
@@ -123,6 +125,7 @@ class LbUnit:
     snat: bool
     config: LbConfig
     map_sizes: Mapping[str, int]
+    features: Features
     services: ServicesWanted | None = None
     key: ResourceKey = ResourceKey("ServiceLB", "_all")
 

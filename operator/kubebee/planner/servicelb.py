@@ -105,6 +105,7 @@ def unit(
             try:
                 _check_overlap(served.balanced.frontends, taken)
                 _check_config(served.balanced.config, accepted)
+                _check_sockets(served.spec.socket_lb, accepted)
             except KubebeeError as error:
                 whole = False
                 if served is newest:
@@ -127,6 +128,7 @@ def _with_new_values(candidates: Sequence[Candidate], last: Merged) -> Mapping[F
         if own is its and newest.declared.key == key:
             continue
         same = newest.declared.key == key and own.config == its.config
+        same &= newest.spec.socket_lb == known.spec.socket_lb
         if not same or list(own.frontends) != list(its.frontends):
             return None
         changed.append(own)
@@ -150,18 +152,19 @@ def _unit(
         modes |= {Forwarding.SNAT} | ({Forwarding.DSR_IPIP} if services.dsr else set())
         its = services.needs if SERVES_IPV6 else services.needs._replace(ipv6=Need())
         needs, affinity = needs.plus(its), affinity or services.affinity
+    sockets = next((served.spec.socket_lb for served in accepted if served.spec.socket_lb.enabled), None)
     features = Features(
         dsr=Forwarding.DSR_IPIP in modes,
         snat=Forwarding.SNAT in modes or not modes,
         ipv6=IPV6 in needs.families,
         affinity=affinity,
+        host_only=sockets is not None and sockets.host_namespace_only,
     )
-    cgroups = [served.spec.socket_lb.cgroup for served in accepted if served.spec.socket_lb.enabled]
     return LbUnit(
         owners=tuple((served.declared.key, served.declared.generation) for served in accepted),
         xdp=_bundle(sources.servicelb(features), "servicelb.bpf.c"),
-        socket=_bundle(sources.socketlb(features), "socketlb.bpf.c") if cgroups else None,
-        cgroup=cgroups[0] if cgroups else "",
+        socket=_bundle(sources.socketlb(features), "socketlb.bpf.c") if sockets else None,
+        cgroup=sockets.cgroup if sockets else "",
         interfaces=tuple(
             (served.spec.interfaces or Interfaces(primary=True), _xdp_mode(served.spec))
             for served in accepted
@@ -170,6 +173,7 @@ def _unit(
         snat=Forwarding.SNAT in modes,
         config=accepted[0].balanced.config,
         map_sizes=map_sizes(needs),
+        features=features,
         services=wanted,
     )
 
@@ -225,3 +229,19 @@ def _check_config(wanted: LbConfig, accepted: Mapping[ResourceKey, Served]) -> N
                 where="spec.snat",
                 hint="give both the same",
             )
+
+
+def _check_sockets(wanted: api.SocketLB, accepted: Mapping[ResourceKey, Served]) -> None:
+    for key, served in accepted.items():
+        if not sockets_agree(wanted, served.spec.socket_lb):
+            raise KubebeeError(
+                f"spec.socketLB differs from that of {key}; a node has one",
+                reason="ConflictingSettings",
+                where="spec.socketLB",
+                hint="give both the same, or switch it off in one of them",
+            )
+
+
+def sockets_agree(one: api.SocketLB, other: api.SocketLB) -> bool:
+    """Whether two can be served by one set of socket programs, which reads one table."""
+    return one == other or not (one.enabled and other.enabled)

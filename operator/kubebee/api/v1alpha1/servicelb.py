@@ -121,8 +121,8 @@ class SocketLB(ApiModel):
 
     enabled: Bool = True
     """Whether it is on."""
-    host_namespace_only: Annotated[Bool, LATER] = False
-    """Leave processes in pods' network namespaces to XDP and tc."""
+    host_namespace_only: Bool = False
+    """Serve processes in the node's own network namespace only, none of pods in theirs."""
     cgroup: Line = ""
     """Path in the cgroup2 hierarchy of the processes served; empty: its root."""
 
