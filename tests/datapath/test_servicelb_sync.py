@@ -13,6 +13,7 @@ from scapy.packet import Packet
 from kubebee.bpf.map import Map
 from kubebee.bpf.syscall import BpfError
 from kubebee.lb import stats
+from kubebee.lb.features import Features
 from kubebee.lb.layout import FrontendValue, pack_key, u32
 from kubebee.lb.model import Forwarding, Frontend, FrontendKey, LbConfig, LbModelError, Protocol, merge
 from kubebee.lb.sync import LbState, SyncReport
@@ -235,7 +236,7 @@ def test_tables_are_swapped_whole_under_load(lb: Balancer) -> None:
 def unit_of(*frontends: Frontend) -> LbUnit:
     """What the planner makes of these, as far as data goes."""
     code = Bundle(Toolchain.CLANG, "", "")
-    return LbUnit((), code, None, "", (), merge(frontends), True, CONFIG, {})
+    return LbUnit((), code, None, "", (), merge(frontends), True, CONFIG, {}, Features())
 
 
 def test_after_a_map_refused_a_write_the_next_pass_writes_what_is_missing() -> None:

@@ -44,7 +44,7 @@ def test_a_connected_udp_socket_sees_the_frontend(node: Node) -> None:
 
 def test_an_answer_to_a_datagram_comes_from_the_frontend(node: Node) -> None:
     with node.udp(ONE, 5353) as server, node.network.socket(DATAGRAM, family=socket.AF_INET6) as client:
-        client.settimeout(2)
+        client.settimeout(10)
         client.sendto(b"who", (MAPPED_VIP, 53))
         server.sendto(b"me", server.recvfrom(64)[1])
         answer, peer = client.recvfrom(64)

@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from kubebee import drops
@@ -15,7 +16,7 @@ from kubebee.bpf.map import Map
 from kubebee.bpf.object import BpfObject
 from kubebee.lb import sockets, stats
 from kubebee.lb.features import Features
-from kubebee.lb.model import Frontend, Protocol, merge
+from kubebee.lb.model import Frontend, Protocol, format_address, merge, parse_address
 from kubebee.lb.stats import FrontendStats
 from kubebee.lb.sync import LbState
 from kubebee.render.environment import render_builtin
@@ -26,6 +27,7 @@ from support.servicelb import CONFIG, SMALL
 
 UDP, TCP = Protocol.UDP, Protocol.TCP
 ONE, TWO = "127.0.0.11", "127.0.0.12"
+_CONFIG = replace(CONFIG, snat_address6=parse_address("fd00::1"))  # which sockets don't need
 STREAM, DATAGRAM = socket.SOCK_STREAM, socket.SOCK_DGRAM
 
 
@@ -39,7 +41,7 @@ class Node:
 
     def serve(self, *frontends: Frontend) -> None:
         """Serve exactly these."""
-        self.state.apply(self.maps, merge(frontends), CONFIG)
+        self.state.apply(self.maps, merge(frontends), _CONFIG)
 
     def listen(self, address: str = ONE, port: int = 8080) -> socket.socket:
         """A TCP server."""
@@ -51,7 +53,7 @@ class Node:
     def udp(self, address: str = "", port: int = 0) -> socket.socket:
         """A UDP socket, bound if an address is given."""
         sock = self.network.socket(DATAGRAM)
-        sock.settimeout(2)
+        sock.settimeout(10)
         if address:
             sock.bind((address, port))
         return sock
@@ -60,7 +62,7 @@ class Node:
         """A connected socket; its family is the address's."""
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         sock = self.network.socket(kind, family=family)
-        sock.settimeout(2)
+        sock.settimeout(10)
         try:
             sock.connect((address, port))
         except OSError:
@@ -68,10 +70,17 @@ class Node:
             raise
         return sock
 
-    def stats(self, port: int, protocol: Protocol = TCP) -> FrontendStats:
-        """Counts of the frontend with this port."""
-        found = stats.read(self.maps, self.state)
-        return next(each for each in found if (each.key.port, each.key.protocol) == (port, protocol))
+    def every_stats(self) -> list[FrontendStats]:
+        """Counts of all frontends."""
+        return stats.read(self.maps, self.state)
+
+    def stats(self, port: int, protocol: Protocol = TCP, vip: str = "") -> FrontendStats:
+        """Counts of the frontend with this port, of any address or of one."""
+        for each in self.every_stats():
+            address, *rest = each.key
+            if rest == [port, protocol] and vip in ("", format_address(address)):
+                return each
+        raise LookupError(f"no frontend of port {port}/{protocol.name}")
 
     def drops(self) -> dict[str, int]:
         """Refused calls by reason, zeroes left out."""
