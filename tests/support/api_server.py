@@ -1,4 +1,4 @@
-"""A small API server: BpfNodes, ConfigMaps and watches, with the failures of a real one on demand."""
+"""A small API server: BpfNodes, ConfigMaps, Services and watches, with a real one's failures on demand."""
 
 from __future__ import annotations
 
@@ -23,6 +23,11 @@ from kubebee.planner.declared import Rendered
 NAMESPACE = "kubebee-system"
 CREATED = "2026-01-01T00:00:00Z"
 _NODES = "/apis/kubebee.dev/v1alpha1/bpfnodes"
+_COLLECTIONS = {
+    "Service": "/api/v1/services",
+    "EndpointSlice": "/apis/discovery.k8s.io/v1/endpointslices",
+    "Node": "/api/v1/nodes",
+}
 
 
 def bound(open_socket: Callable[[], socket.socket], address: str = "127.0.0.1") -> socket.socket:
@@ -45,11 +50,32 @@ class Request:
     status: int
 
 
+@dataclass(frozen=True)
+class _Query:
+    """Which objects of a collection: those of a name, or without some labels."""
+
+    path: str
+    name: str
+    without: tuple[str, ...]
+
+    @classmethod
+    def of(cls, request: web.Request) -> _Query:
+        name = request.query.get("fieldSelector", "").removeprefix("metadata.name=")
+        labels = filter(None, request.query.get("labelSelector", "").split(","))
+        return cls(request.path, name, tuple(label.removeprefix("!") for label in labels))
+
+    def takes(self, path: str, found: Mapping[str, Any]) -> bool:
+        metadata = found["metadata"]
+        labels = metadata.get("labels", {})
+        named = not self.name or metadata["name"] == self.name
+        return path == self.path and named and not any(label in labels for label in self.without)
+
+
 @dataclass
 class _Watch:
     """A watch that is open."""
 
-    node: str
+    query: _Query
     lines: asyncio.Queue[bytes | None] = field(default_factory=asyncio.Queue)
 
 
@@ -63,6 +89,8 @@ class ApiServer:
     Attributes:
         token: if set, every request must show it.
         requests: all that were answered.
+        page: objects in an answer to a list, at most; the request's own limit counts too.
+        compact_after: after so many more pages a continued list is told 410, once.
     """
 
     def __init__(self, listening: socket.socket, tls: ssl.SSLContext | None = None) -> None:
@@ -70,15 +98,20 @@ class ApiServer:
         self.address = str(listening.getsockname()[0])
         self.token = ""
         self.requests: list[Request] = []
+        self.page = 500
+        self.compact_after: int | None = None
         self._listening, self._tls = listening, tls
         self._nodes: dict[str, dict[str, Any]] = {}
+        self._objects: dict[str, dict[str, dict[str, Any]]] = {path: {} for path in _COLLECTIONS.values()}
+        self._objects[_NODES] = self._nodes
         self._config_maps: dict[str, dict[str, Any]] = {}
         self._versions = itertools.count(100)
         self._version = next(self._versions)
         self._oldest = 0
-        self._history: list[tuple[int, str, str, dict[str, Any]]] = []
+        self._history: list[tuple[int, str, str, dict[str, Any]]] = []  # version, event, path, object
         self._watches: list[_Watch] = []
         self._refusals: list[tuple[str, int, str]] = []
+        self._refused_paths: dict[str, int] = {}
         self._uids = itertools.count(1)
         self._loop = asyncio.new_event_loop()
         self._runner: web.AppRunner | None = None
@@ -171,6 +204,40 @@ class ApiServer:
 
         self._do(delete)
 
+    def put(self, *documents: Mapping[str, Any]) -> None:
+        """Create or replace Services, EndpointSlices and Nodes."""
+
+        def apply() -> None:
+            for document in documents:
+                path, name = _place(document)
+                before = self._objects[path].get(name)
+                self._objects[path][name] = {**document, "metadata": dict(document["metadata"])}
+                self._happened("MODIFIED" if before else "ADDED", name, path, before)
+
+        self._do(apply)
+
+    def drop(self, *documents: Mapping[str, Any]) -> None:
+        """Delete Services, EndpointSlices and Nodes."""
+
+        def delete() -> None:
+            for document in documents:
+                path, name = _place(document)
+                self._happened("DELETED", name, path)
+                del self._objects[path][name]
+
+        self._do(delete)
+
+    def bookmark(self) -> None:
+        """Tell all watches the newest version, as a server does once a minute."""
+
+        def tell() -> None:
+            self._version = next(self._versions)
+            found = {"metadata": {"resourceVersion": str(self._version)}}
+            for watch in self._watches:
+                watch.lines.put_nowait(_line("BOOKMARK", found))
+
+        self._do(tell)
+
     def clear_status(self, node: str) -> None:
         """Take a BpfNode's status away, as somebody with too many rights may."""
 
@@ -195,7 +262,7 @@ class ApiServer:
             application = web.Application()
             application.add_routes(
                 [
-                    web.get(_NODES, self._list_or_watch),
+                    *(web.get(path, self._list_or_watch) for path in self._objects),
                     web.patch(_NODES + "/{name}/status", self._patch_status),
                     web.get("/api/v1/namespaces/{namespace}/configmaps/{name}", self._config_map),
                 ]
@@ -228,11 +295,13 @@ class ApiServer:
         """End all watches in the middle."""
         self._do(lambda: [watch.lines.put_nowait(None) for watch in self._watches] and None)
 
-    def compact(self) -> None:
-        """Forget the past: whoever goes on from there is told 410."""
+    def compact(self, *, but_the_newest: bool = False) -> None:
+        """Forget the past: whoever goes on from there is told 410; a bookmark after this may lead past it."""
 
         def forget() -> None:
-            self._version = self._oldest = next(self._versions)
+            self._oldest = next(self._versions)
+            if not but_the_newest:
+                self._version = self._oldest
             self._history.clear()
 
         self._do(forget)
@@ -248,6 +317,10 @@ class ApiServer:
         """Answer the next requests of a verb with a status."""
         self._do(lambda: self._refusals.extend([(verb, status, retry_after)] * times))
 
+    def refuse_path(self, path: str, status: int) -> None:
+        """Answer every list and watch of a collection with a status; 0: no longer."""
+        self._do(lambda: self._refused_paths.update({path: status}))
+
     def count(self, verb: str, status: int = 200) -> int:
         """How many requests of a verb were answered so."""
         return sum((one.verb, one.status) == (verb, status) for one in list(self.requests))
@@ -260,14 +333,18 @@ class ApiServer:
 
         return asyncio.run_coroutine_threadsafe(run(), self._loop).result(5)
 
-    def _happened(self, kind: str, node: str) -> None:
+    def _happened(
+        self, kind: str, name: str, path: str = _NODES, before: Mapping[str, Any] | None = None
+    ) -> None:
         self._version = next(self._versions)
-        known = self._nodes[node]
+        known = self._objects[path][name]
         known["metadata"] = {**known["metadata"], "resourceVersion": str(self._version)}
-        self._history.append((self._version, kind, node, dict(known)))
+        self._history.append((self._version, kind, path, dict(known)))
         for watch in self._watches:
-            if watch.node == node:
+            if watch.query.takes(path, known):
                 watch.lines.put_nowait(_line(kind, known))
+            elif before is not None and watch.query.takes(path, before):  # it left the selection
+                watch.lines.put_nowait(_line("DELETED", known))
 
     def _check(self, request: web.Request, verb: str, name: str) -> web.Response | None:
         """An answer for what shall not go on."""
@@ -276,6 +353,8 @@ class ApiServer:
         if refusal is not None:
             self._refusals.remove(refusal)
             status, retry_after = refusal[1:]
+        elif self._refused_paths.get(request.path):
+            status = self._refused_paths[request.path]
         elif self.token and request.headers.get("Authorization") != f"Bearer {self.token}":
             status = 401
         return self._refused(verb, name, status, retry_after) if status else None
@@ -287,25 +366,35 @@ class ApiServer:
         return web.json_response(body, status=status, headers=headers)
 
     async def _list_or_watch(self, request: web.Request) -> web.StreamResponse:
-        node = request.query["fieldSelector"].removeprefix("metadata.name=")
-        verb = "watch" if request.query.get("watch") else "list"
-        refused = self._check(request, verb, node)
+        query, verb = _Query.of(request), "watch" if request.query.get("watch") else "list"
+        refused = self._check(request, verb, query.name or query.path)
         if refused is not None:
             return refused
-        if verb == "watch":
-            return await self._watch(request, node)
-        self.requests.append(Request(verb, node, 200))
-        items = [self._nodes[node]] if node in self._nodes else []
-        return web.json_response({"metadata": {"resourceVersion": str(self._version)}, "items": items})
+        return await self._watch(request, query) if verb == "watch" else self._list(request, query)
 
-    async def _watch(self, request: web.Request, node: str) -> web.StreamResponse:
+    def _list(self, request: web.Request, query: _Query) -> web.Response:
+        start = int(request.query.get("continue", "0"))
+        if start and self.compact_after is not None:
+            self.compact_after -= 1
+            if self.compact_after < 0:
+                self.compact_after = None
+                return self._refused("list", query.name or query.path, 410)
+        self.requests.append(Request("list", query.name or query.path, 200))
+        found = [one for one in self._objects[query.path].values() if query.takes(query.path, one)]
+        end = start + min(self.page, int(request.query.get("limit", "0")) or len(found))
+        metadata = {"resourceVersion": str(self._version)}
+        if end < len(found):
+            metadata["continue"] = str(end)
+        return web.json_response({"metadata": metadata, "items": found[start:end] or None})
+
+    async def _watch(self, request: web.Request, query: _Query) -> web.StreamResponse:
         since = int(request.query["resourceVersion"])
         if since < self._oldest:
-            return self._refused("watch", node, 410)
-        self.requests.append(Request("watch", node, 200))
-        watch = _Watch(node)
-        for version, kind, name, known in self._history:
-            if version > since and name == node:
+            return self._refused("watch", query.name or query.path, 410)
+        self.requests.append(Request("watch", query.name or query.path, 200))
+        watch = _Watch(query)
+        for version, kind, path, known in self._history:
+            if version > since and query.takes(path, known):
                 watch.lines.put_nowait(_line(kind, known))
         self._watches.append(watch)
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
@@ -353,3 +442,9 @@ class ApiServer:
 
 def _line(kind: str, known: Mapping[str, Any]) -> bytes:
     return json.dumps({"type": kind, "object": known}).encode() + b"\n"
+
+
+def _place(document: Mapping[str, Any]) -> tuple[str, str]:
+    """Path of an object's collection, and its name in there."""
+    metadata = document["metadata"]
+    return _COLLECTIONS[document["kind"]], f"{metadata.get('namespace', '')}/{metadata['name']}"

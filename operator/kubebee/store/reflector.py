@@ -178,7 +178,12 @@ class Reflector(Generic[T]):
             status = decoded(bytes(event.object), _STATUS)
             kind = GoneError if status.code == 410 else ApiError
             raise kind(f"the watch ended: {status.message}", status=status.code)
-        found = decoded(bytes(event.object), self._objects)
+        try:
+            found = decoded(bytes(event.object), self._objects)
+        except ApiError as error:  # what is known of it stays, and what follows comes in
+            log.warning("%s", error)
+            self._sink.failed(error)
+            return self._version
         if event.type == "DELETED":
             self._sink.drop(found)
         elif event.type != "BOOKMARK":
