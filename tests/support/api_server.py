@@ -362,7 +362,7 @@ class ApiServer:
     def _refused(self, verb: str, name: str, status: int, retry_after: str = "") -> web.Response:
         self.requests.append(Request(verb, name, status))
         headers = {"Retry-After": retry_after} if retry_after else {}
-        body = {"kind": "Status", "code": status, "message": f"refused with {status} by the test"}
+        body = {"kind": "Status", "code": status, "message": f"{name} is refused with {status} by the test"}
         return web.json_response(body, status=status, headers=headers)
 
     async def _list_or_watch(self, request: web.Request) -> web.StreamResponse:

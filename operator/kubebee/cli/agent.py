@@ -24,7 +24,7 @@ from kubebee.lb.services.facts import NodeFacts
 from kubebee.lb.services.table import ServiceTable
 from kubebee.lb.services.wanted import ServicesWanted
 from kubebee.loader.host import Host, TcChoice, find_cgroup2, tc_mode
-from kubebee.loader.lb_services import LbServices
+from kubebee.loader.lb_services import LbServices, ServiceSource
 from kubebee.loader.loader import Loader
 from kubebee.loader.pins import PinRoot
 from kubebee.planner.build import Planned, Planner
@@ -39,6 +39,7 @@ from kubebee.store.directory import DirectoryStore
 from kubebee.store.events import EventLog
 from kubebee.store.folder_services import FolderServices
 from kubebee.store.snapshot import Snapshot, Store
+from kubebee.store.state import ServicesRecord
 
 log = logging.getLogger("kubebee")
 CHECK_SECONDS = 2.0
@@ -46,6 +47,8 @@ STATUS_SECONDS = 1.0
 RETRY_SECONDS = (1.0, 2.0, 5.0)
 SERVICES_SECONDS = 0.01
 """At least so long after a change of Services the next ones gather."""
+SERVICES_NAMED = 20
+"""Messages about Services of each kind that are shown."""
 
 
 def now() -> str:
@@ -90,16 +93,8 @@ class StatusBoard:
         ]
 
 
-class Services(Protocol):
-    """Where Services come from."""
-
-    @property
-    def table(self) -> ServiceTable:
-        """All that is known of them."""
-
-    @property
-    def trouble(self) -> KubebeeError | None:
-        """Why there is no news of them."""
+class Services(ServiceSource, Protocol):
+    """Where Services come from, as the agent drives it."""
 
     @property
     def changed(self) -> asyncio.Event:
@@ -134,7 +129,7 @@ class Agent:
         self.loader = loader
         self.node = node
         self.services = services
-        loader.services = LbServices(services)
+        self.lb_services = loader.services = LbServices(services)
         self.planner = Planner(Datapaths())
         self.board = StatusBoard()
         self.events = EventLog(store.earlier_events(), now)
@@ -144,6 +139,8 @@ class Agent:
         self._generation = 0
         self._shape = Shape()
         self._synced = False  # as of the last pass
+        self._services_unsaid = True
+        self._services_written_at = float("-inf")
         self.planned: Planned | None = None
         self.pass_seconds = 0.0
         self.on_report: Callable[[NodeReport], None] | None = None
@@ -243,7 +240,8 @@ class Agent:
 
     async def _wait(self, watches: list[asyncio.Task[None]]) -> None:
         """Until something changed, a retry or a status write is due, or it is time to look after things."""
-        timeout = STATUS_SECONDS if self.board.dirty or self.events.changed else CHECK_SECONDS
+        unsaid = self.board.dirty or self.events.changed or self._services_unsaid
+        timeout = STATUS_SECONDS if unsaid else CHECK_SECONDS
         if self._retry_at is not None:
             timeout = max(0.0, min(timeout, self._retry_at - time.monotonic()))
         waiter = asyncio.create_task(self._wake.wait())
@@ -278,11 +276,28 @@ class Agent:
         self.services.want(wanted is not None)
         table = self.services.table
         self._synced = table.synced
+        self._services_unsaid = True
         table.want(wanted or ServicesWanted(()))
         if wanted is None or not table.synced:
             return False
         table.refresh()
         return self._reshaped()
+
+    def _services_record(self) -> ServicesRecord | None:
+        if not self.services.wanted:
+            return None
+        counts = self.services.table.counts
+        left_out, warnings = self.lb_services.left_out(), self.lb_services.warnings()
+        return ServicesRecord(
+            synced=self.services.table.synced,
+            services=counts.services,
+            endpoints=counts.endpoints,
+            frontends=counts.frontends,
+            left_out_count=len(left_out),
+            left_out=left_out[:SERVICES_NAMED],
+            warnings_count=len(warnings),
+            warnings=warnings[:SERVICES_NAMED],
+        )
 
     def _reshaped(self) -> bool:
         before, self._shape = self._shape, self._shape.covering(self.services.table.shape)
@@ -315,6 +330,7 @@ class Agent:
             log.warning("changes of Services are written with the next pass: %s", error)
             done = False
         self._tell(self.loader.take_happenings())
+        self._services_unsaid = True
         if not done:
             self._wake.set()
 
@@ -423,6 +439,9 @@ class Agent:
                 self.store.publish(key, status_document(key, generation, status))
                 self.board.written_at[key] = clock
                 self.board.dirty.discard(key)
+            if self._services_unsaid and (force or clock - self._services_written_at >= STATUS_SECONDS):
+                self.store.publish_services(self._services_record())
+                self._services_unsaid, self._services_written_at = False, clock
             if self.events.changed:
                 self.store.publish_events(self.events.records)
                 self.events.changed = False

@@ -219,8 +219,10 @@ async def _served(
     from kubebee.loader import health
     from kubebee.loader.api_metrics import ApiMetrics
     from kubebee.loader.metrics import Metrics
+    from kubebee.loader.service_metrics import ServiceMetrics
 
     metrics = Metrics(loader, asyncio.get_running_loop())
+    ServiceMetrics(metrics.registry, agent.services)
     client.answered = ApiMetrics(metrics.registry, lambda: store.watching).observe
     passed = False
 

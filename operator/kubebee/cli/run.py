@@ -137,8 +137,10 @@ def _metrics(agent: Agent, address: str, port: int) -> Iterator[None]:
         yield
         return
     from kubebee.loader.metrics import Metrics
+    from kubebee.loader.service_metrics import ServiceMetrics
 
     metrics = Metrics(agent.loader, asyncio.get_running_loop())
+    ServiceMetrics(metrics.registry, agent.services)
     agent.on_report = lambda report: metrics.observe_pass(report, agent.pass_seconds)
     agent.on_refusal = metrics.observe_refusal
     with metrics.serve(address, port):

@@ -20,7 +20,7 @@ from kubebee.loader.pins import PinRoot
 from kubebee.planner import hostpolicy
 from kubebee.planner.declared import Declared
 from kubebee.planner.plan import LbUnit, PolicyUnit, ResourceKey
-from kubebee.store.state import Accepted, EventRecord, StateDirectory
+from kubebee.store.state import Accepted, EventRecord, ServicesRecord, StateDirectory
 
 _Yaml = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -92,6 +92,7 @@ class Snapshot:
         units: the unit that runs the functions of a resource.
         frontends: names, as the manifests have them.
         counters_missing: why there are no counters, "" if there are.
+        services: what there is to say of Services, None where nobody wants any.
     """
 
     at: float
@@ -101,6 +102,7 @@ class Snapshot:
     frontends: Mapping[FrontendKey, str]
     counters: Counters
     counters_missing: str
+    services: ServicesRecord | None = None
 
 
 class Observer:
@@ -151,6 +153,7 @@ class Observer:
             frontends=names,
             counters=counters,
             counters_missing=missing,
+            services=self._state.load_services(),
         )
 
     def _events(self, wanted: set[ResourceKey]) -> tuple[EventRecord, ...]:

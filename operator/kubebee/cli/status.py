@@ -129,7 +129,12 @@ def _document(now: Snapshot) -> dict[str, object]:
         }
         for r in now.resources
     ]
-    return {"resources": resources, "events": list(now.events), "counters": _counters(now)}
+    return {
+        "resources": resources,
+        "services": now.services,
+        "events": list(now.events),
+        "counters": _counters(now),
+    }
 
 
 def _counters(now: Snapshot) -> dict[str, object]:

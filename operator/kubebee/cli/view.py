@@ -15,6 +15,7 @@ from kubebee.loader.counted import FunctionReading
 from kubebee.planner.plan import ResourceKey
 from kubebee.policy.compile import BUILTIN
 from kubebee.policy.stats import RuleStats
+from kubebee.store.state import ServicesRecord
 
 ROWS = 30
 """Resources, frontends or rules shown at most: those that count most, and how many more there are."""
@@ -30,6 +31,7 @@ def render(now: Snapshot, before: Snapshot | None = None) -> Group:
     rates = Rates.of(now, before)
     blocks: list[RenderableType] = [_headline(now), _programs(now, rates)]
     blocks += [_failure(resource) for resource in now.resources if not resource.ready]
+    blocks += [_services(now.services)] if now.services is not None else []
     tables = (_frontends(now, rates), _rules(now, rates), _drops(now, rates), _events(now))
     blocks += [table for table in tables if table.row_count]
     return Group(*_spaced(blocks))
@@ -49,6 +51,22 @@ def _headline(now: Snapshot) -> Text:
     line = Text(f"{ready} of {len(resources)} ready", style=style)
     if now.counters_missing:
         line.append(f"   no counters: {now.counters_missing}", style="yellow")
+    return line
+
+
+def _services(record: ServicesRecord) -> Text:
+    """How many Services are served, and what is wrong with some."""
+    line = Text(f"{record.services} Services, {record.endpoints} endpoints, {record.frontends} addresses")
+    if not record.synced:
+        line.append("   not all of them are known yet: those served before go on", style="yellow")
+    for title, count, texts in (
+        ("left out", record.left_out_count, record.left_out),
+        ("warnings", record.warnings_count, record.warnings),
+    ):
+        if count:
+            line.append(f"   {count} {title}", style="yellow")
+            for text in texts[:EVENTS]:
+                line.append(f"\n  {text}", style="yellow")
     return line
 
 

@@ -30,6 +30,18 @@ class ServiceSource(Protocol):
     def trouble(self) -> KubebeeError | None:
         """Why there is no news of them."""
 
+    @property
+    def wanted(self) -> bool:
+        """Whether somebody wants them."""
+
+    @property
+    def watching(self) -> bool:
+        """Whether news would come in now."""
+
+    @property
+    def heard_at(self) -> float:
+        """time.time() when the source said anything last, 0 if never."""
+
 
 class LbServices:
     """Adds the frontends of Services to a load balancer.
@@ -69,11 +81,18 @@ class LbServices:
             self._trouble = replace(describe(why, Stage.MAPS), permanent=False)
         return before, self._trouble
 
+    def left_out(self) -> list[str]:
+        """Frontends of Services that something else has the place of."""
+        return list(map(str, self._source.table.left_out(self._explicit)))
+
+    def warnings(self) -> list[str]:
+        """What of Services can't be acted on."""
+        return [f"{name}: {text}" for name, text in self._source.table.warnings()]
+
     def news(self) -> Iterator[tuple[str, str]]:
         """Reason and text of what can't be served and was not said yet."""
-        table = self._source.table
-        yield from self._fresh("ServiceLeftOut", map(str, table.left_out(self._explicit)))
-        yield from self._fresh("ServiceWarning", (f"{name}: {text}" for name, text in table.warnings()))
+        yield from self._fresh("ServiceLeftOut", self.left_out())
+        yield from self._fresh("ServiceWarning", self.warnings())
 
     def _fresh(self, reason: str, texts: Iterable[str]) -> Iterator[tuple[str, str]]:
         now = frozenset(texts)

@@ -31,7 +31,7 @@ from kubebee.store.manifests import (
 )
 from kubebee.store.remembered import Remembered
 from kubebee.store.snapshot import Rejected, Snapshot
-from kubebee.store.state import Accepted, EventRecord, StateDirectory
+from kubebee.store.state import Accepted, EventRecord, ServicesRecord, StateDirectory
 from kubebee.store.valid import Valid, validate
 
 KINDS = frozenset({"BpfProgram", "ServiceLB", "HostPolicy"})
@@ -281,6 +281,14 @@ class DirectoryStore:
             OSError: they can't be written.
         """
         self.state.save_events(events)
+
+    def publish_services(self, record: ServicesRecord | None) -> None:
+        """Write what there is to say of Services beside the manifests.
+
+        Raises:
+            OSError: it can't be written.
+        """
+        self.state.save_services(record)
 
     def earlier_events(self) -> list[EventRecord]:
         """Events of earlier runs."""

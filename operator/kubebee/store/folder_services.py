@@ -20,6 +20,7 @@ class FolderServices:
     Attributes:
         trouble: None: a folder that can't be read is said elsewhere.
         heard_at: time.time() of the last scan, 0 before the first.
+        wanted: whether somebody wants them.
         changed: set when a new address of the machine is noticed.
 
     Args:
@@ -32,6 +33,7 @@ class FolderServices:
     def __init__(self, table: ServiceTable, addresses: Callable[[], tuple[bytes, ...]]) -> None:
         self.table = table
         self.heard_at = 0.0
+        self.wanted = False
         self.changed = asyncio.Event()
         self._addresses = addresses
         self._intake = Intake(table)
@@ -44,7 +46,8 @@ class FolderServices:
         return True
 
     def want(self, wanted: bool) -> None:
-        """Nothing: what is in the folder is read anyway."""
+        """What is in the folder is read anyway."""
+        self.wanted = wanted
 
     def take(self, snapshot: Snapshot) -> None:
         """What a scan found; objects that are the same as before cost nothing."""

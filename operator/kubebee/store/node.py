@@ -25,7 +25,7 @@ from kubebee.store.node_cache import NodeCache
 from kubebee.store.node_plan import NodeObject, Wanted
 from kubebee.store.node_reporter import NodeReporter
 from kubebee.store.snapshot import Rejected, Snapshot
-from kubebee.store.state import EventRecord
+from kubebee.store.state import EventRecord, ServicesRecord
 
 log = logging.getLogger("kubebee.node")
 
@@ -151,6 +151,9 @@ class NodeStore:
         """
         self._reporter.happenings(events)
         self._cache.save_happenings(events)
+
+    def publish_services(self, record: ServicesRecord | None) -> None:
+        """Nothing: metrics say it. A write by every node with each change would be too much."""
 
     def earlier_events(self) -> list[EventRecord]:
         """Events of earlier runs; they are said again, for nobody may have read them."""

@@ -51,6 +51,11 @@ class ClusterServices:
         self._sinks: list[_Sink[Any]] = []
 
     @property
+    def wanted(self) -> bool:
+        """Whether somebody wants them."""
+        return self._on.is_set()
+
+    @property
     def watching(self) -> bool:
         """Whether news of all three kinds would come in now."""
         return bool(self._reflectors) and all(reflector.watching for reflector in self._reflectors)
@@ -169,6 +174,8 @@ class _Sink(Generic[_T]):
         self._source.alive()
 
     def failed(self, error: KubebeeError) -> None:
+        if getattr(error, "status", 0) == 403:
+            error.hint = "the loader's role needs list and watch of it: loader.services in the chart's values"
         if str(error) != str(self.trouble):
             self.trouble = error
             self._source.changed.set()

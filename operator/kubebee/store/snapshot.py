@@ -10,7 +10,7 @@ from kubebee.errors import KubebeeError
 from kubebee.lb.services.objects import ServiceObject, SliceObject
 from kubebee.planner.declared import Declared
 from kubebee.planner.plan import ResourceKey
-from kubebee.store.state import EventRecord
+from kubebee.store.state import EventRecord, ServicesRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +82,13 @@ class Store(Protocol):
 
         Raises:
             OSError: they can't be written; it is tried again a second later.
+        """
+
+    def publish_services(self, record: ServicesRecord | None) -> None:
+        """Take what there is to say of Services; None: nobody wants any.
+
+        Raises:
+            OSError: it can't be written; it is tried again a second later.
         """
 
     def earlier_events(self) -> list[EventRecord]:

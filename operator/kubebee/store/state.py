@@ -5,6 +5,7 @@ Layout below `DIR/.kubebee/`::
     accepted/<Kind>/<name>.json   last valid version, its generation and the file it came from
     status/<Kind>/<name>.yaml     the resource's status, shaped as kubectl shows it
     events.json                   recent Events, newest last
+    services.json                 how many Services are served, and what is wrong with some
 """
 
 from __future__ import annotations
@@ -54,6 +55,25 @@ def _file_stem(name: str) -> str:
     return f"{stem[:_STEM_MAX]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
 
 
+class ServicesRecord(msgspec.Struct, kw_only=True, rename="camel"):
+    """What there is to say of Services.
+
+    Attributes:
+        synced: all of them are known.
+        left_out: addresses with port that something else has; at most some of them are named.
+        warnings: what can't be acted on, in the same way.
+    """
+
+    synced: bool
+    services: int
+    endpoints: int
+    frontends: int
+    left_out_count: int
+    left_out: list[str]
+    warnings_count: int
+    warnings: list[str]
+
+
 class StateDirectory:
     """Files of one store, each replaced whole so that a reader never sees half of one."""
 
@@ -93,6 +113,21 @@ class StateDirectory:
     def save_events(self, events: list[EventRecord]) -> None:
         """Write the recent events."""
         self._write(self.root / "events.json", msgspec.json.format(msgspec.json.encode(events), indent=1))
+
+    def save_services(self, record: ServicesRecord | None) -> None:
+        """Write what there is to say of Services; None: nobody wants any."""
+        path = self.root / "services.json"
+        if record is None:
+            path.unlink(missing_ok=True)
+        else:
+            self._write(path, msgspec.json.format(msgspec.json.encode(record), indent=1))
+
+    def load_services(self) -> ServicesRecord | None:
+        """What was written last; None if there is nothing."""
+        try:
+            return msgspec.json.decode((self.root / "services.json").read_bytes(), type=ServicesRecord)
+        except (OSError, msgspec.DecodeError):
+            return None
 
     def load_events(self) -> list[EventRecord]:
         """Events of earlier runs; empty if there are none to read."""

@@ -58,12 +58,15 @@ class Shape(NamedTuple):
         return Shape(needs, self.dsr or other.dsr, self.affinity or other.affinity)
 
 
+_FEW = Need(1024, 8192, 8192, 2048)
+"""What fits into the smallest maps that there are (lb/sizes.py)."""
+
+
 def _covering(mine: Need, its: Need) -> Need:
-    return Need(*(max(one, _room(other)) for one, other in zip(mine, its, strict=True)))
-
-
-def _room(entries: int) -> int:
-    return 1 << (entries * 3 // 2).bit_length() if entries else 0
+    if not its.frontends:
+        return mine
+    room = (1 << (entries * 3 // 2).bit_length() for entries in its)
+    return Need(*map(max, mine, room, _FEW))
 
 
 class Claims:
@@ -149,6 +152,11 @@ class Claims:
     def shape(self) -> Shape:
         """What the datapath needs for the frontends."""
         return Shape(Needs(*self._needs.values()), self._dsr > 0, self._affine > 0)
+
+    @property
+    def lost(self) -> int:
+        """How many claims are not served."""
+        return sum(map(len, self._contests.values())) - len(self._contests)
 
     def left_out(self) -> list[LeftOut]:
         """Frontends of those that lost."""

@@ -16,11 +16,19 @@ from kubebee.lb.services.wanted import ServicesWanted
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How much there is: Services that are served, their endpoints, and addresses with port."""
+    """How much there is.
+
+    Attributes:
+        services: those that are served, if only in part.
+        endpoints: theirs, each once for each Service, whether they serve or not.
+        frontends: addresses with port.
+        left_out: addresses with port that another Service has the stronger claim to.
+    """
 
     services: int = 0
     endpoints: int = 0
     frontends: int = 0
+    left_out: int = 0
 
 
 @dataclass(slots=True)
@@ -142,7 +150,7 @@ class ServiceTable:
     @property
     def counts(self) -> Counts:
         """How much is served."""
-        return Counts(self._served, self._endpoints, len(self.frontends))
+        return Counts(self._served, self._endpoints, len(self.frontends), self._claims.lost)
 
     @property
     def shape(self) -> Shape:
