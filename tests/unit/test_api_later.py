@@ -46,8 +46,8 @@ def used(kind: str, spec: str) -> tuple[str, ...]:
         ("ServiceLB", "{forwarding: {mode: DSR, dispatch: L2}}", "spec.forwarding.dispatch: L2"),
         (
             "ServiceLB",
-            "{frontends: [{name: a, address: 10.0.0.1, port: 1, healthCheck: {}}]}",
-            "spec.frontends[0].healthCheck",
+            "{frontends: [{name: a, address: 10.0.0.1, port: 1, forwarding: {dispatch: IPOption}}]}",
+            "spec.frontends[0].forwarding.dispatch: IPOption",
         ),
         ("HostPolicy", "{egress: [{name: a, action: Deny}]}", "spec.egress"),
         ("HostPolicy", "{defaultAction: {egress: Deny}}", "spec.defaultAction.egress"),

@@ -147,6 +147,7 @@ class Agent:
         self.on_refusal: Callable[[KubebeeError], None] | None = None
         self._wake = asyncio.Event()
         loader.when_compiled(self._wake.set)
+        loader.lb_checks.on_change = self._wake.set
         self._stopping = False
         self._retries = 0
         self._retry_at: float | None = None
@@ -163,6 +164,7 @@ class Agent:
             asyncio.create_task(self._watch_store()),
             asyncio.create_task(self._watch_interfaces()),
             asyncio.create_task(self.loader.lb_upkeep.run()),
+            asyncio.create_task(self.loader.lb_checks.run()),
             asyncio.create_task(self.services.run()),
             asyncio.create_task(self._watch_services()),
         ]

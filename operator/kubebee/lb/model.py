@@ -71,7 +71,8 @@ def format_address(address: bytes) -> str:
     return socket.inet_ntop(socket.AF_INET if len(address) == 4 else socket.AF_INET6, address)
 
 
-def _endpoint(address: bytes, port: int) -> str:
+def endpoint_text(address: bytes, port: int) -> str:
+    """Return an address with a port as people write it, IPv6 in brackets."""
     text = format_address(address)
     return f"{text}:{port}" if len(address) == 4 else f"[{text}]:{port}"
 
@@ -106,7 +107,7 @@ class Backend(NamedTuple):
     weight: int = 1
 
     def __str__(self) -> str:
-        return _endpoint(self.address, self.port)
+        return endpoint_text(self.address, self.port)
 
 
 class FrontendKey(NamedTuple):
@@ -117,7 +118,7 @@ class FrontendKey(NamedTuple):
     protocol: Protocol
 
     def __str__(self) -> str:
-        return f"{_endpoint(self.address, self.port)}/{self.protocol.name}"
+        return f"{endpoint_text(self.address, self.port)}/{self.protocol.name}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,15 @@ class LbData:
         """Whether these are the maps that were written last."""
         return self.state is not None and self._maps == _ids(maps)
 
+    def adopt(self, maps: Mapping[str, Map]) -> LbState:
+        """What the maps have, read anew if they are others than before."""
+        current = _ids(maps)
+        if self.state is None or current != self._maps:
+            self.state = None  # if adopting fails, the next pass adopts again
+            self.state = LbState.adopt(maps)
+            self._maps = current
+        return self.state
+
     def apply(
         self, maps: Mapping[str, Map], unit: LbUnit, *, keep_others: bool = False
     ) -> tuple[Unserved, ...]:
@@ -56,19 +65,15 @@ class LbData:
             LbModelError: SNAT needs a source address and there is none.
             BpfError: a map refused a write.
         """
-        current = _ids(maps)
-        if self.state is None or current != self._maps:
-            self.state = None  # if adopting fails, the next pass adopts again
-            self.state = LbState.adopt(maps)
-            self._maps = current
+        state = self.adopt(maps)
         lb_sockets.apply(maps)
         if not IPV6.present(maps):  # a version that runs because the newest, which has them, failed
             unit = _without_ipv6(unit)
         if keep_others:
-            unit = replace(unit, frontends=_served(self.state) | dict(unit.frontends))
+            unit = replace(unit, frontends=_served(state) | dict(unit.frontends))
         try:
-            config = _with_addresses(unit, self.state.families)
-            return self.state.apply(maps, unit.frontends, config).unserved
+            config = _with_addresses(unit, state.families)
+            return state.apply(maps, unit.frontends, config).unserved
         except BpfError:
             self.state = None  # which of its writes the maps have is for them to say
             raise

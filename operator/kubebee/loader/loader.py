@@ -24,6 +24,7 @@ from kubebee.loader.failures import describe
 from kubebee.loader.host import Host
 from kubebee.loader.interfaces import XdpInterfaces
 from kubebee.loader.last_good import LastGood
+from kubebee.loader.lb_checks import LbChecks
 from kubebee.loader.lb_services import LbServices
 from kubebee.loader.links import Links
 from kubebee.loader.loaded import Loaded, adoptable, load_unit, sizes_of
@@ -73,6 +74,7 @@ class Loader:
         self.xdp = XdpInterfaces(pins, self._compiler)
         self.lb = LbData()
         self.lb_upkeep = LbUpkeep()
+        self.lb_checks = LbChecks()
         self.policies: dict[ResourceKey, PolicyData] = {}
         self.states: dict[ResourceKey, UnitState] = {}
         self._happenings: list[Happening] = []
@@ -141,6 +143,7 @@ class Loader:
             self._remove(key)
         if not any(key.kind == "ServiceLB" for key in self.states):
             self.lb_upkeep.rest()
+            self.lb_checks.rest()
         self._settle(run)
         self._collect_garbage(frozenset().union(*(chain.pins for chain in run.undecided)))
         return self.report()
@@ -277,10 +280,12 @@ class Loader:
         try:
             if isinstance(unit, LbUnit):
                 awaited = self.services is not None and self.services.awaited(unit)
+                unit = self.lb_checks.applied_to(unit, self.lb.adopt(maps))
                 unserved = self.lb.apply(maps, unit, keep_others=awaited)
                 assert self.lb.state is not None
                 self.lb_upkeep.follow(maps, self.lb.state)
                 self._tell_unserved(unit.key, unserved)
+                self._happenings += self.lb_checks.happenings(self._node)
             else:
                 data = self.policies.setdefault(unit.key, PolicyData())
                 data.apply(maps, unit, self._local)
@@ -569,10 +574,13 @@ class Loader:
     def report(self) -> NodeReport:
         """What runs now; happenings are handed over once."""
         units = {
-            key: unit_report(state, attached_of(key, self.xdp, self.links))
+            key: unit_report(state, attached_of(key, self.xdp, self.links), self._notes(key))
             for key, state in self.states.items()
         }
         return NodeReport(self._node, units, self.take_happenings())
+
+    def _notes(self, key: ResourceKey) -> tuple[str, ...]:
+        return tuple(self.lb_checks.notes()) if key.kind == "ServiceLB" else ()
 
     def take_happenings(self) -> tuple[Happening, ...]:
         """What happened since this or `report` was called last."""

@@ -175,6 +175,7 @@ def _families(readings: Readings) -> Iterator[Metric]:
     yield from _units(readings)
     yield from _functions(readings)
     yield from _frontends(readings)
+    yield _checked(readings)
     yield from _rules(readings)
     yield from _drops(readings)
     yield from _maps(readings)
@@ -241,6 +242,18 @@ def _frontends(readings: Readings) -> Iterator[Metric]:
     yield from (total, packets, size, connections, backends)
 
 
+def _checked(readings: Readings) -> Metric:
+    family = GaugeMetricFamily(
+        "kubebee_lb_backend_healthy",
+        "1 while a backend passes its checks, 0 while it fails them.",
+        labels=("servicelb", "frontend", "backend"),
+    )
+    for reading in readings.checked[:MAX_SERIES]:
+        label = (reading.owner.removeprefix("ServiceLB/"), str(reading.frontend), str(reading.backend))
+        family.add_metric(label, reading.up)
+    return family
+
+
 def _rules(readings: Readings) -> Iterator[Metric]:
     labels = ("hostpolicy", "rule", "action", "mode")
     packets = CounterMetricFamily(
@@ -293,6 +306,7 @@ def _left_out(readings: Readings) -> Metric:
     )
     family.add_metric(("function",), max(0, len(readings.functions) - MAX_SERIES))
     family.add_metric(("frontend",), readings.frontend_count - len(readings.frontends))
+    family.add_metric(("checked backend",), max(0, len(readings.checked) - MAX_SERIES))
     family.add_metric(("rule",), max(0, len(readings.rules) - MAX_SERIES))
     family.add_metric(("map",), max(0, len(readings.maps) - MAX_SERIES))
     return family

@@ -13,6 +13,7 @@ from kubebee import drops
 from kubebee.bpf.constants import MapType
 from kubebee.bpf.map import Map
 from kubebee.lb import stats as lb_stats
+from kubebee.lb.health.board import Reading
 from kubebee.lb.stats import FrontendStats
 from kubebee.loader.counted import MAX_FRONTENDS, DropsReading, FunctionReading, of_program, of_stage
 from kubebee.loader.loaded import SHARED_MAPS, Loaded
@@ -58,6 +59,7 @@ class Readings:
 
     Attributes:
         frontends: empty if there are more than `MAX_FRONTENDS`; `frontend_count` is always right.
+        checked: backends that are checked.
     """
 
     units: tuple[UnitReading, ...]
@@ -67,6 +69,7 @@ class Readings:
     rules: tuple[RuleStats, ...]
     drops: tuple[DropsReading, ...]
     maps: tuple[MapReading, ...]
+    checked: tuple[Reading, ...] = ()
 
     def with_maps(self, maps: tuple[MapReading, ...]) -> Readings:
         """The same with maps of another reading."""
@@ -99,6 +102,7 @@ def take(loader: Loader, *, count_maps: bool = True) -> Readings:
             if drops.MAP in version.maps
         ),
         maps=tuple(_maps(loaded)) if count_maps else (),
+        checked=loader.lb_checks.readings(),
     )
 
 

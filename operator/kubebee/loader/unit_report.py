@@ -12,8 +12,8 @@ from kubebee.planner.plan import ResourceKey
 from kubebee.planner.report import Attached, Failure, MapFact, Stage, UnitReport
 
 
-def unit_report(state: UnitState, attached: Iterable[Attached]) -> UnitReport:
-    """What a status says of one unit."""
+def unit_report(state: UnitState, attached: Iterable[Attached], notes: tuple[str, ...] = ()) -> UnitReport:
+    """What a status says of one unit; `notes` are said beside its own."""
     failure = state.failure
     if failure is None and state.missing:
         names = ", ".join(state.missing)
@@ -34,7 +34,7 @@ def unit_report(state: UnitState, attached: Iterable[Attached]) -> UnitReport:
         attached=tuple(attached),
         maps=tuple(_map_facts(active)) if active else (),
         failure=failure,
-        notes=state.notes,
+        notes=(*state.notes, *notes),
         compile_seconds=state.compile_seconds,
         load_seconds=active.seconds if active else 0.0,
     )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from kubebee.api.v1alpha1 import servicelb as api
 from kubebee.errors import KubebeeError, NotImplementedYetError
+from kubebee.lb.health.check import Check, Probe
 from kubebee.lb.model import (
     Backend,
     Forwarding,
@@ -59,6 +60,22 @@ def _frontend(owner: str, index: int, item: api.Frontend, spec: api.ServiceLBSpe
     return frontend
 
 
+def check_of(item: api.Frontend) -> Check | None:
+    """How the backends of a frontend are tried."""
+    wanted = item.health_check
+    if wanted is None:
+        return None
+    return Check(
+        probe=Probe(wanted.protocol),
+        port=wanted.port or 0,
+        path=wanted.path if wanted.protocol in ("HTTP", "HTTPS") else "/",
+        interval=float(wanted.interval_seconds),
+        timeout=float(wanted.timeout_seconds),
+        failures=wanted.failures,
+        successes=wanted.successes,
+    )
+
+
 def _refuse_ipv6(item: api.Frontend) -> None:
     for address in (item.address, *(backend.address for backend in item.backends)):
         if ":" in address:
@@ -97,6 +114,7 @@ class Balanced:
         frontends: by key, in the order of the spec.
         modes: ways of forwarding among them.
         affinity: whether clients of some come back to the backend they had.
+        checks: of the frontends that have one.
     """
 
     spec: api.ServiceLBSpec
@@ -105,6 +123,7 @@ class Balanced:
     config: LbConfig
     modes: frozenset[Forwarding]
     affinity: bool
+    checks: Mapping[FrontendKey, Check] = field(default_factory=dict)
 
     @classmethod
     def of(cls, lb: api.ServiceLB, before: Balanced | None = None) -> Balanced:
@@ -129,4 +148,9 @@ class Balanced:
             config=config_of(lb.spec),
             modes=frozenset(frontend.forwarding for frontend in frontends),
             affinity=any(frontend.affinity_seconds for frontend in frontends),
+            checks={
+                frontend.key: check
+                for frontend, item in zip(frontends, lb.spec.frontends, strict=True)
+                if (check := check_of(item)) is not None
+            },
         )

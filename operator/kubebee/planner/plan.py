@@ -15,6 +15,7 @@ from kubebee.api.v1alpha1.attach import Attach, XdpMode
 from kubebee.api.v1alpha1.selectors import Interfaces
 from kubebee.api.v1alpha1.values import FreeValue
 from kubebee.lb.features import Features
+from kubebee.lb.health.check import Check
 from kubebee.lb.model import Frontend, FrontendKey, LbConfig
 from kubebee.lb.services.wanted import ServicesWanted
 from kubebee.policy.model import Failsafe, Policy
@@ -113,6 +114,7 @@ class LbUnit:
         interfaces: where the stage runs, and in which XDP mode.
         snat: whether some of the frontends are served by SNAT.
         services: which Services of the cluster are served beside the frontends; None: none.
+        checks: how the backends of frontends are tried; those that it does not have are not checked.
         map_sizes: max_entries by map; one that exists may be down to half of it.
     """
 
@@ -127,6 +129,7 @@ class LbUnit:
     map_sizes: Mapping[str, int]
     features: Features
     services: ServicesWanted | None = None
+    checks: Mapping[FrontendKey, Check] = field(default_factory=dict)
     key: ResourceKey = ResourceKey("ServiceLB", "_all")
 
 

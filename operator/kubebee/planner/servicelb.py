@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
@@ -175,6 +176,7 @@ def _unit(
         map_sizes=map_sizes(needs),
         features=features,
         services=wanted,
+        checks=dict(ChainMap(*(dict(served.balanced.checks) for served in accepted))),
     )
 
 

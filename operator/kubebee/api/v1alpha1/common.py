@@ -157,6 +157,7 @@ SHA256_PATTERN = "^[0-9a-f]{64}$"
 PORTS_PATTERN = "^[0-9]{1,5}(-[0-9]{1,5})?$"
 PERCENT_PATTERN = "^([0-9]{1,5}|100%|[1-9]?[0-9]%)$"
 PROTOCOL_PATTERN = "^(TCP|UDP|ICMP|SCTP|25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])$"
+HTTP_PATH_PATTERN = "^/[!-~]*$"
 BASE64_PATTERN = r"^[A-Za-z0-9+/=\s]*$"
 
 EXPECTED = {
@@ -172,6 +173,7 @@ EXPECTED = {
     PORTS_PATTERN: 'a port such as 80 or an inclusive range such as "8000-8010"',
     PERCENT_PATTERN: 'a number or a percentage such as "10%"',
     PROTOCOL_PATTERN: "TCP, UDP, ICMP, SCTP or a protocol number from 0 to 255",
+    HTTP_PATH_PATTERN: "a path such as /healthz: '/' and then printable ASCII without spaces",
     BASE64_PATTERN: "base64 text",
 }
 """What a string of each pattern is, for error messages and the reference."""
@@ -190,6 +192,7 @@ Label = Annotated[str, _text(LABEL_PATTERN, 63)]
 Subdomain = Annotated[str, _text(SUBDOMAIN_PATTERN, 253)]
 Identifier = Annotated[str, _text(IDENTIFIER_PATTERN, 128)]
 Symbol = Annotated[str, _text(SYMBOL_PATTERN, 512)]
+HttpPath = Annotated[str, _text(HTTP_PATH_PATTERN, 256)]
 FilePath = Annotated[str, _text(FILE_PATTERN, 4096)]
 InterfaceName = Annotated[str, Field(pattern=INTERFACE_PATTERN, max_length=15)]
 Sha256 = Annotated[str, Field(pattern=SHA256_PATTERN, max_length=64)]

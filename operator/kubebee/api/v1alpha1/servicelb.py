@@ -13,6 +13,7 @@ from kubebee.api.v1alpha1.common import (
     Address,
     ApiModel,
     Bool,
+    HttpPath,
     Int,
     Label,
     LabelValues,
@@ -44,20 +45,22 @@ class Forwarding(ApiModel):
 
 
 class HealthCheck(ApiModel):
-    """Active checks of the backends."""
+    """Active checks of the backends. While all fail, all serve."""
 
-    protocol: Literal["TCP", "HTTP", "HTTPS"] = "TCP"
-    """What is tried."""
+    protocol: Literal["TCP", "HTTP", "HTTPS", "UDP"] = "TCP"
+    """What is tried: that a connection is accepted, GET answered by 200 to 399, a datagram not refused."""
     port: Port | None = None
     """Port to try; default: that of the backend."""
-    path: Line = "/"
-    """HTTP: path asked for."""
+    path: HttpPath = "/"
+    """HTTP and HTTPS: path asked for."""
     interval_seconds: Seconds = 5
     """Seconds between checks."""
     timeout_seconds: Seconds = 2
     """Seconds to wait for an answer."""
     failures: Annotated[Int, Field(ge=1, le=100)] = 3
     """Failed checks in a row that take the backend out."""
+    successes: Annotated[Int, Field(ge=1, le=100)] = 2
+    """Passed checks in a row that take it in again."""
 
 
 class SessionAffinity(ApiModel):
@@ -99,8 +102,8 @@ class Frontend(ApiModel):
     """Instead of that of the spec."""
     session_affinity: Annotated[SessionAffinity | None, LATER] = None
     """Instead of that of the spec."""
-    health_check: Annotated[HealthCheck | None, LATER] = None
-    """Active checks of the backends."""
+    health_check: HealthCheck | None = None
+    """Active checks of the backends; those that fail get no new connections."""
     drain_seconds: Annotated[Annotated[Int, Field(ge=0, le=86400)] | None, LATER] = None
     """How long a backend that was taken out keeps its connections."""
 
