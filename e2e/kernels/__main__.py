@@ -10,12 +10,12 @@ import sys
 from pathlib import Path
 
 from kernels.machine import run_in
-from kernels.packages import SUITES, KernelTestError, fetch, run
+from kernels.packages import SUITES, KernelTestError, fetch, folder_of_run, run
 
 ROOT = Path(__file__).parents[2]
 CACHE = ROOT / ".build" / "kernels"
 TESTS = ("tests/scenarios/test_other_kernels.py",)
-SECONDS = 900
+SECONDS = 2400
 _DEBIAN_PACKAGES = ("qemu-system-x86", "busybox-static", "cpio", "kmod", "xz-utils")
 
 
@@ -44,7 +44,8 @@ def main(args: list[str]) -> int:
         for version in versions:
             kernel = fetch(version, CACHE)
             print(f"kernels: {kernel.release}", flush=True)
-            outcome = run_in(kernel, command, ROOT, CACHE / version, SECONDS)
+            with folder_of_run(CACHE / version) as scratch:
+                outcome = run_in(kernel, command, ROOT, scratch, SECONDS)
             said = outcome.why or f"exit code {outcome.code}"
             print(f"kernels: {kernel.release}: {said}, {outcome.seconds:.0f} s", flush=True)
             if outcome.code:

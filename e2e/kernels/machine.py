@@ -44,11 +44,11 @@ def run_in(kernel: KernelImage, command: Sequence[str], folder: Path, scratch: P
         kernel: what to boot.
         command: argv; sees this machine's files, and what it writes is gone afterwards.
         folder: its working directory.
-        scratch: for the initramfs and the job.
+        scratch: a folder of this run alone, for the initramfs and the job.
         seconds: deadline for all.
     """
     job = scratch / "job"
-    job.mkdir(parents=True, exist_ok=True)
+    job.mkdir()
     path = f"{folder}/.venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     (job / "main").write_text(
         _JOB.format(path=path, folder=shlex.quote(str(folder)), seconds=seconds, command=shlex.join(command))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,12 +78,34 @@ def fetch(version: str, cache: Path) -> KernelImage:
     """
     home = cache / version
     unpacked = home / "root"
-    if not unpacked.is_dir():
-        shutil.rmtree(home, ignore_errors=True)
-        _unpack(_download(SUITES[version], home), home / "new")
-        (home / "new").rename(unpacked)
+    with _locked(cache / f"{version}.lock"):
+        if not unpacked.is_dir():
+            shutil.rmtree(home, ignore_errors=True)
+            _unpack(_download(SUITES[version], home), home / "new")
+            (home / "new").rename(unpacked)
     (modules,) = (unpacked / "lib" / "modules").iterdir()
     return KernelImage(modules.name, unpacked)
+
+
+@contextlib.contextmanager
+def folder_of_run(home: Path) -> Iterator[Path]:
+    """An empty folder below `home` for one run; it goes with the block, and those of killed runs with it."""
+    with tempfile.TemporaryDirectory(prefix="run-", dir=home) as name:
+        folder = Path(name)
+        with _locked(folder / "lock"):
+            for other in home.glob("run-*"):
+                with contextlib.suppress(OSError), (other / "lock").open() as lock:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails for those that run, this one too
+                    shutil.rmtree(other)
+            yield folder
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _download(suite: str, home: Path) -> Path:
