@@ -6,7 +6,6 @@ new version fails keeps its old one.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence, Set
@@ -16,10 +15,9 @@ from pathlib import Path
 from kubebee.bpf.map import Map
 from kubebee.errors import KubebeeError
 from kubebee.lb.sync import Unserved
-from kubebee.loader.chain import Chain
-from kubebee.loader.chain import Stage as ChainStage
-from kubebee.loader.compiled import Compiled, Compiler, StillCompilingError, load_hash
-from kubebee.loader.data import LbData, PolicyData, host_addresses, write_live_globals
+from kubebee.loader.chains import Chains
+from kubebee.loader.compiled import Compiler
+from kubebee.loader.data import LbData, PolicyData, host_addresses
 from kubebee.loader.failures import describe
 from kubebee.loader.host import Host
 from kubebee.loader.interfaces import XdpInterfaces
@@ -27,22 +25,18 @@ from kubebee.loader.last_good import LastGood
 from kubebee.loader.lb_checks import LbChecks
 from kubebee.loader.lb_services import LbServices
 from kubebee.loader.links import Links
-from kubebee.loader.loaded import Loaded, adoptable, load_unit, sizes_of
+from kubebee.loader.loaded import adoptable
 from kubebee.loader.pins import PinError, PinRoot, unit_directory
-from kubebee.loader.placing import Wanted, place
 from kubebee.loader.prewarm import prewarm
 from kubebee.loader.state import Pass, UnitState
 from kubebee.loader.succession import successors
 from kubebee.loader.undecided import undecided_chains
-from kubebee.loader.unit import Rank, Unit, units_of
+from kubebee.loader.unit import Unit, units_of
 from kubebee.loader.unit_report import attached_of, unit_report
 from kubebee.loader.upkeep import LbUpkeep
+from kubebee.loader.versions import Versions
 from kubebee.planner.plan import LbUnit, NodePlan, PolicyUnit, ResourceKey
 from kubebee.planner.report import Failure, Happening, NodeReport, Stage
-from kubebee.toolchain.errors import CompileError
-
-COMPILE_PATIENCE = 1.0
-"""Seconds that a pass waits for compilers: a source that keeps one busy must not hold up other edits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +71,8 @@ class Loader:
         self.lb_checks = LbChecks()
         self.policies: dict[ResourceKey, PolicyData] = {}
         self.states: dict[ResourceKey, UnitState] = {}
+        self._versions = Versions(pins, self._compiler, self._last_good, self.states, self._fail)
+        self._chains = Chains(self.xdp, self.states, self._fail, self._versions.last_good)
         self._happenings: list[Happening] = []
         self._plan = NodePlan()
         self._policies_before: Sequence[PolicyUnit] = ()
@@ -129,16 +125,16 @@ class Loader:
         self._places = places
         removed = [key for key in self.states if key not in units]
         run = Pass(host)
-        await self._prepare_all(units, run, moved=moved)
-        run.undecided = undecided_chains(self._pins, self._undecided(run))
+        await self._versions.prepare(units, run, moved=moved)
+        run.undecided = undecided_chains(self._pins, self._versions.undecided(run))
         self._write_data(plan, run)
-        await self._loadable_chains(run)  # what the verifier refuses is known before anything is attached
+        await self._chains.loadable(run)  # what the verifier refuses is known before anything is attached
         for key in sorted(units, key=str):
             if key in run.versions and (key in run.fresh or moved or not self.states[key].settled):
                 self._attach_rest(key, run)
         for key, why in self.links.reorder():
             self._fail(key, describe(why, Stage.ATTACH), self.states[key].failure)
-        await self._attach_xdp(run)
+        await self._chains.attach(run)
         for key in removed:
             self._remove(key)
         if not any(key.kind == "ServiceLB" for key in self.states):
@@ -163,97 +159,6 @@ class Loader:
             # What code and maps Services need is not known yet: what ran before serves those in its maps.
             units[lb.key] = self._last_good.load(lb.key) or units[lb.key]
         return units
-
-    # -- prepare ---------------------------------------------------------------------------------------------
-
-    async def _prepare_all(self, units: dict[ResourceKey, Unit], run: Pass, *, moved: bool) -> None:
-        work = []
-        for key, unit in units.items():
-            state = self.states.get(key)
-            if state is None:
-                state = self.states[key] = UnitState(unit)
-            same = state.wanted is unit or state.wanted == unit
-            state.wanted = unit
-            if state.failure is not None and state.failure.stage is Stage.MAPS:
-                state.failure = None  # data is written anew at every pass
-            # Of places that refused it, some may be gone.
-            again = moved and state.failure is not None and state.failure.stage is Stage.ATTACH
-            if same and state.settled and not again:
-                if state.active is not None:
-                    run.versions[key] = state.active
-            else:
-                work.append(key)
-        await asyncio.gather(*(self._prepare(key, run) for key in work))
-
-    async def _prepare(self, key: ResourceKey, run: Pass) -> None:
-        state = self.states[key]
-        previous = state.failure
-        state.failure, state.notes, state.compiling, state.waits = None, (), False, False
-        try:
-            loaded = await self._load(state.wanted, state)
-        except StillCompilingError:
-            state.compiling = True
-            if state.active is not None:
-                run.versions[key] = state.active
-            return
-        except Exception as error:
-            self._fail(key, describe(error, Stage.VERIFY, state.wanted), previous)
-            fallback = state.active or await self._load_last_good(key)
-            if fallback is not None:
-                run.versions[key] = fallback
-            return
-        run.versions[key] = loaded
-        run.fresh.add(key)
-
-    def _undecided(self, run: Pass) -> list[ResourceKey]:
-        """Units of which nothing is at hand, yet may be at the next try."""
-        return [
-            key
-            for key, state in self.states.items()
-            if key not in run.versions and state.failure is not None and not state.failure.permanent
-        ]
-
-    async def _load(self, unit: Unit, state: UnitState) -> Loaded:
-        """The version of `unit`: the active one if only data or places changed, an adopted or a new one."""
-        # After a restart, a chain must not be exchanged for one without a stage that is still being compiled.
-        ran_before = state.active is None and bool(self._pins.maps_of(unit.key))
-        patience = None if ran_before else COMPILE_PATIENCE
-        compiled = _known(state.active, unit) or await self._compiler.unit(unit, patience)
-        state.compile_seconds = sum(item.seconds for item in compiled if not item.cached)
-        sizes = sizes_of(unit, self._pins)
-        active = state.active
-        if active is not None and active.compiled is compiled and active.sizes == sizes:
-            digest = active.load_hash
-        else:
-            digest = load_hash(compiled, sizes)
-        if active is not None and active.load_hash == digest:
-            self._globals(compiled, active, active.unit)
-            active.unit, active.compiled = unit, compiled
-            return active
-        loaded = load_unit(unit, compiled, digest, sizes, self._pins)
-        before = active.unit if active is not None else self._last_good.load(unit.key) if ran_before else None
-        self._globals(compiled, loaded, before)
-        loaded.notes += [text for item in compiled for text in item.warnings]
-        return loaded
-
-    @staticmethod
-    def _globals(compiled: tuple[Compiled, ...], loaded: Loaded, before: Unit | None) -> None:
-        for index, item in enumerate(compiled):
-            earlier = before.objects[index].globals if before and index < len(before.objects) else {}
-            if item.elf and (item.code.globals or earlier):
-                write_live_globals(item, index, loaded.maps, earlier)
-
-    async def _load_last_good(self, key: ResourceKey) -> Loaded | None:
-        """After a restart: the version that ran before a broken edit."""
-        unit = self._last_good.load(key)
-        if unit is None:
-            return None
-        try:
-            compiled = await self._compiler.unit(unit)
-            sizes = sizes_of(unit, self._pins)
-            return load_unit(unit, compiled, load_hash(compiled, sizes), sizes, self._pins)
-        except (KubebeeError, OSError):
-            return None
 
     def _fail(self, key: ResourceKey, failure: Failure, previous: Failure | None = None) -> None:
         state = self.states[key]
@@ -339,104 +244,7 @@ class Loader:
             hint = "all others are; remove some, or give them fewer backends"
             self._fail(key, Failure(Stage.MAPS, "MapFull", text, hint=hint), self.states[key].failure)
 
-    # -- XDP -------------------------------------------------------------------------------------------------
-
-    async def _attach_xdp(self, run: Pass) -> None:
-        chains = await self._loadable_chains(run)
-        self.xdp.follow_names(run.host.interfaces)
-        leaving = {
-            name: self.xdp.leaving(name, chains[name].chain if name in chains else None) & run.versions.keys()
-            for name in {*chains, *self.xdp.active}
-        }
-        failed: set[ResourceKey] = set()
-        # Where a stage leaves comes last: one that fails where it shall be now stays where it is.
-        for interface in sorted(leaving, key=lambda name: (bool(leaving[name]), name)):
-            wanted = chains.get(interface)
-            if leaving[interface] & failed:
-                self._leave_as_it_is(interface, wanted)
-            elif wanted is None:
-                self.xdp.detach(interface)
-            else:
-                failed |= await self._attach_chain(interface, wanted)
-        self.xdp.drop_unused()
-
-    async def _attach_chain(self, interface: str, wanted: Wanted) -> set[ResourceKey]:
-        """Attach; returns the units that failed by it."""
-        try:
-            program = await self.xdp.program(wanted.chain)
-            self.xdp.attach(interface, wanted.ifindex, wanted.mode, wanted.chain, program)
-        except (KubebeeError, OSError) as error:
-            failure, keys = describe(error, Stage.ATTACH), {stage.key for stage in wanted.chain.stages}
-            for key in keys:
-                self._fail(key, failure, self.states[key].failure)
-            return keys
-        return set()
-
-    def _leave_as_it_is(self, interface: str, wanted: Wanted | None) -> None:
-        """Let a chain go on; those that shall run there in a newer version wait."""
-        running = {stage.identity for stage in self.xdp.active[interface].chain.stages}
-        for stage in wanted.chain.stages if wanted is not None else ():
-            self.states[stage.key].waits |= stage.identity not in running
-
-    async def _loadable_chains(self, run: Pass) -> dict[str, Wanted]:
-        """The chain of each interface; a stage that makes its chain fail is taken back or left out."""
-        while True:
-            chains = self._placed(run)
-            for wanted in chains.values():
-                try:
-                    await self.xdp.program(wanted.chain)
-                except CompileError:
-                    raise  # of what joins the stages: none is to blame, and the whole pass is tried again
-                except KubebeeError as error:
-                    await self._leave_out(wanted.chain, error, run)
-                    break
-            else:
-                return chains
-
-    def _placed(self, run: Pass) -> dict[str, Wanted]:
-        """What every interface shall run, with what keeps stages from it said."""
-        placing = place(run.versions, run.host)
-        for key, missing in placing.missing.items():
-            self.states[key].no_interface = missing
-        for key, error in placing.refused:
-            self._fail(key, describe(error, Stage.ATTACH), self.states[key].failure)
-        waiting = {chain.ifindex for chain in run.undecided}
-        for wanted in placing.chains.values():
-            for stage in wanted.chain.stages if wanted.ifindex in waiting else ():
-                self.states[stage.key].waits = True
-        return {name: wanted for name, wanted in placing.chains.items() if wanted.ifindex not in waiting}
-
-    async def _leave_out(self, chain: Chain, error: KubebeeError, run: Pass) -> None:
-        """Find the stage to blame for a chain that doesn't load; put its old version in its place."""
-        culprit, why = await self._culprit(chain, error, run)
-        failed = run.versions.pop(culprit.key)
-        failure = describe(why, Stage.VERIFY, failed.unit, culprit.function)
-        self._fail(culprit.key, failure, self.states[culprit.key].failure)
-        run.fresh.discard(culprit.key)
-        active = self.states[culprit.key].active
-        if active is None:
-            active = await self._load_last_good(culprit.key)
-        if active is not None and active.load_hash != failed.load_hash:
-            run.versions[culprit.key] = active
-        if failed is not active:
-            failed.close()
-
-    async def _culprit(self, chain: Chain, error: KubebeeError, run: Pass) -> tuple[ChainStage, KubebeeError]:
-        suspects = sorted(chain.stages, key=lambda s: (s.rank != Rank.USER, s.key not in run.fresh))
-        if len(suspects) == 1:
-            return suspects[0], error
-        for stage in suspects:
-            if stage.program is not None:
-                return stage, error
-            try:
-                await self.xdp.program(Chain.of([stage]))
-            except KubebeeError as alone:
-                return stage, alone
-        fresh = [s for s in suspects if s.rank == Rank.USER and s.key in run.fresh]
-        users = [s for s in chain.stages if s.rank == Rank.USER]
-        return (fresh or users or list(chain.stages))[-1], error
-
-    # -- everything else -------------------------------------------------------------------------------------
+    # -- attaching -------------------------------------------------------------------------------------------
 
     def _attach_rest(self, key: ResourceKey, run: Pass) -> None:
         state = self.states[key]
@@ -586,14 +394,6 @@ class Loader:
         """What happened since this or `report` was called last."""
         happenings, self._happenings = tuple(self._happenings), []
         return happenings
-
-
-def _known(active: Loaded | None, unit: Unit) -> tuple[Compiled, ...]:
-    """What is compiled already: an edit of addresses or rules touches no file of the cache."""
-    if active is None or active.unit.objects != unit.objects:
-        return ()
-    from_node = any(code.bundle.path for code in unit.objects)  # such a file may be another one by now
-    return () if from_node else active.compiled
 
 
 def loaded_reason(adopted: bool) -> str:
