@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import struct
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ from kubebee.bpf.link import Link
 from kubebee.bpf.object import ObjectMap
 from kubebee.bpf.syscall import BpfError, address, bpf, perf_event_open
 from kubebee.bpf.tracefs import tracepoint_id
-from kubebee.errors import UnsupportedError
 
 XdpMode = Literal["native", "generic"]
 
@@ -226,6 +224,7 @@ def _perf_attr(kind: int, config: int, config1: int = 0, config2: int = 0) -> by
 
 
 def _perf_link(prog_fd: int, attr: bytes, where: str, pid: int = -1) -> Link:
+    features.require("perf_link")
     # Which CPU is opened does not matter: a program on a tracepoint or probe runs on all.
     try:
         fd = perf_event_open(attr, pid, 0 if pid < 0 else -1)
@@ -233,10 +232,6 @@ def _perf_link(prog_fd: int, attr: bytes, where: str, pid: int = -1) -> Link:
         raise BpfError("cannot open perf event", error.errno, where=where) from error
     try:
         return _link(prog_fd, fd, AttachType.PERF_EVENT, what="cannot attach", where=where)
-    except BpfError as error:
-        if error.errno == errno.EINVAL and not features.kernel_at_least(5, 15):
-            raise UnsupportedError("links on perf events need Linux 5.15", where=where) from error
-        raise
     finally:
         os.close(fd)
 

@@ -114,7 +114,7 @@ def require_for_program(prog_type: ProgType, attach_type: AttachType) -> None:
     """Make sure that programs of a type can be loaded, to be asked before loading.
 
     Kernels refuse some types with a bare EPERM, which would read as missing privilege. Types whose
-    load says enough itself, and what only attaching needs (kprobe, tcx), are not probed here.
+    load says enough itself, and what only attaching needs (kprobe, perf_link, tcx), are not probed here.
 
     Raises:
         UnsupportedError: the message names what the kernel is missing.
@@ -195,6 +195,13 @@ def _tcx() -> str:
     return "" if err == errno.EBADF and kernel_at_least(6, 6) else "tcx needs Linux 6.6"
 
 
+def _perf_link() -> str:
+    # A kernel that knows these links says EBADF of the program, an older one EINVAL of their type.
+    attr = struct.pack("=IIIIQQ", _INVALID_FD, 0, AttachType.PERF_EVENT, 0, 0, 0)
+    _, err = bpf_errno(Cmd.LINK_CREATE, attr)
+    return "" if err == errno.EBADF else "links on perf events need Linux 5.15"
+
+
 def _struct_ops() -> str:
     if not BTF_PATH.exists():
         return "the kernel has no BTF (CONFIG_DEBUG_INFO_BTF)"
@@ -230,6 +237,7 @@ _PROBES: dict[str, Callable[[], str]] = {
     "raw_tracepoint": lambda: _plain(ProgType.RAW_TRACEPOINT),
     "tp_btf": lambda: _tracing("tp_btf", "sched_switch", ProgType.TRACING, AttachType.TRACE_RAW_TP),
     "iter": lambda: _tracing("iterator", "bpf_map", ProgType.TRACING, AttachType.TRACE_ITER),
+    "perf_link": _perf_link,
     "kprobe": lambda: _pmu("kprobe", "CONFIG_KPROBES"),
     "uprobe": lambda: _pmu("uprobe", "CONFIG_UPROBES"),
     "fentry": lambda: _fentry(AttachType.TRACE_FENTRY),

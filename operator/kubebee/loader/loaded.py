@@ -123,17 +123,30 @@ def sizes_of(unit: Unit, pins: PinRoot) -> dict[str, int]:
     return sizes
 
 
+_NEEDS = {
+    "Tracepoint": ("perf_link",),
+    "Kprobe": ("kprobe", "perf_link"),
+    "Kretprobe": ("kprobe", "perf_link"),
+    "Uprobe": ("uprobe", "perf_link"),
+    "Uretprobe": ("uprobe", "perf_link"),
+}
+"""What attaching needs: kernels without it would load the program, and then have no place for it."""
+
+
 def load_unit(
     unit: Unit, compiled: tuple[Compiled, ...], load_hash: str, sizes: Mapping[str, int], pins: PinRoot
 ) -> Loaded:
     """Adopt or load a unit, and pin it.
 
     Raises:
+        UnsupportedError: the kernel lacks what one of the functions needs; nothing is loaded.
         LoadError: the verifier or libbpf refuses it.
         ObjectMismatchError: a function is missing, or its section does not fit the attach type.
         KubebeeError: a global variable can't take its value.
     """
     start = time.perf_counter()
+    for name in (name for function in unit.functions for name in _NEEDS.get(function.attach.type, ())):
+        require(name)
     for item in compiled:
         _check_functions(item)
     loaded = Loaded(unit, load_hash, compiled, sizes=sizes)
@@ -276,8 +289,6 @@ def _configure_programs(opened: BpfObject, item: Compiled) -> None:
             if function is not None:
                 _check_section(program.name, program.section, program.prog_type.name, "XDP", item, function)
             continue
-        if function.attach.type in ("Kprobe", "Kretprobe"):
-            require("kprobe")  # any kernel would load the program, and then have no place for it
         load_as = driver_for(function.attach).load_as(function.attach)
         require_for_program(load_as.type, load_as.expected or program.expected_attach_type)
         _check_section(
