@@ -6,6 +6,7 @@
 #include <linux/errno.h>
 #include <bpf/bpf_endian.h>
 
+#include "clock.h"
 #include "drop_reason.h"
 #include "lb_flow.h"
 #include "lb_select.h"
@@ -68,7 +69,7 @@ static __noinline int lb_flow_create(const struct kb_lb_flow_key *key, const str
 	if (!config || !choice->backend || !config->snat_ports)
 		return KB_DROP_LB_PORTS;
 	__builtin_memset(flow, 0, sizeof(*flow));
-	flow->seen = bpf_ktime_get_coarse_ns();
+	flow->seen = kb_now();
 	flow->backend = choice->id;
 	flow->nat_address = config->snat_source;
 

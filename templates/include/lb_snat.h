@@ -3,6 +3,7 @@
 #ifndef KB_LB_SNAT_H
 #define KB_LB_SNAT_H
 
+#include "clock.h"
 #include "drop.h"
 #include "lb_flow_new.h"
 #include "lb_hop.h"
@@ -24,7 +25,7 @@ static __always_inline void lb_flow_touch(__u64 *seen, __u16 *flags, __u8 tcp_fl
 {
 	__u16 stale = tcp_flags & KB_TCP_SYN ? LB_FLOW_FIN | LB_FLOW_RST : LB_FLOW_RST;
 	__u16 current = (*flags & ~stale) | saw | lb_flow_sees(tcp_flags);
-	__u64 now = bpf_ktime_get_coarse_ns();
+	__u64 now = kb_now();
 
 	if (now - *seen > LB_SEEN_NS)
 		*seen = now;
