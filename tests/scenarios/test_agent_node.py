@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from kubebee.planner.declared import Rendered
 from kubebee.toolchain.diagnostics import SourceLine
 from lab import VIP, Lab, http_get
 from support.api_server import ApiServer
-from support.node_agent import NODE_NAME, NodeAgent, served
+from support.node_agent import NODE_NAME, NodeAgent
 from support.running import wait_for
 from support.site import EXEC, balancer, counter, policy, program, tracer
 
@@ -21,21 +20,6 @@ pytestmark = pytest.mark.root
 PACKETS, EXECS = program("packets", counter()), program("execs", tracer(), EXEC)
 CAPABILITIES = "-all,+bpf,+perfmon,+net_admin"
 BROKEN = program("packets", counter(body="this is no C"))
-
-
-@pytest.fixture
-def api(lab: Lab) -> Iterator[ApiServer]:
-    with served(lab) as server:
-        yield server
-
-
-@pytest.fixture
-def agent(lab: Lab, api: ApiServer, tmp_path: Path) -> Iterator[NodeAgent]:
-    """An agent that is not started."""
-    made = NodeAgent(lab, api, tmp_path)
-    yield made
-    if made.process is not None:
-        made.kill()
 
 
 def in_kernel(agent: NodeAgent, resource: dict[str, Any]) -> set[tuple[int, int]]:

@@ -4,35 +4,19 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from lab import CLIENT, NODE, Lab
 from support.api_server import ApiServer, bound
-from support.node_agent import NODE_NAME, NodeAgent, served
+from support.node_agent import NODE_NAME, NodeAgent
 from support.running import wait_for
 from support.seen import entries
 from support.site import EXEC, counter, policy, program, tracer
 
 pytestmark = pytest.mark.root
 PACKETS, EXECS = program("packets", counter()), program("execs", tracer(), EXEC)
-
-
-@pytest.fixture
-def api(lab: Lab) -> Iterator[ApiServer]:
-    with served(lab) as server:
-        yield server
-
-
-@pytest.fixture
-def agent(lab: Lab, api: ApiServer, tmp_path: Path) -> Iterator[NodeAgent]:
-    """An agent that is not started."""
-    made = NodeAgent(lab, api, tmp_path)
-    yield made
-    if made.process is not None:
-        made.kill()
 
 
 def links(agent: NodeAgent) -> set[tuple[int, int]]:

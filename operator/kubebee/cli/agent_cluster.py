@@ -53,23 +53,10 @@ class _Setup:
 @click.command()
 @click.option("--node", envvar="KUBEBEE_NODE", show_envvar=True, required=True, help="Name of this Node.")
 @options.bpffs
-@click.option(
-    "--cgroup",
-    type=click.Path(path_type=Path),
-    default=None,
-    envvar="KUBEBEE_CGROUP",
-    show_envvar=True,
-    help="cgroup2 folder that the resources' cgroup paths start from. [default: where it is mounted]",
-)
+@options.cgroup
 @options.tc_mode
-@click.option(
-    "--cache",
-    type=click.Path(path_type=Path),
-    default=DEFAULT_CACHE,
-    show_default=True,
-    envvar="KUBEBEE_CACHE",
-    show_envvar=True,
-    help="Folder of compiled objects and of the last plan; it should outlive the pod.",
+@options.cache_at(
+    DEFAULT_CACHE, "Folder of compiled objects and of the last plan; it should outlive the pod."
 )
 @click.option(
     "--namespace",
@@ -78,28 +65,9 @@ class _Setup:
     show_envvar=True,
     help=f"Where the bundles are. [default: the pod's own, else {DEFAULT_NAMESPACE}]",
 )
-@click.option(
-    "--kubeconfig",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    default=None,
-    help="Ask the API server of this file's current context, as its user. [default: as the pod]",
-)
-@click.option(
-    "--metrics-port",
-    type=click.IntRange(0, 65535),
-    default=9750,
-    show_default=True,
-    help="Serve /metrics, /healthz and /readyz on this TCP port; 0 serves nothing.",
-)
-@click.option("--metrics-address", default=None, help="Address to serve them on. [default: all]")
-@click.option(
-    "--enable-stats",
-    is_flag=True,
-    envvar="KUBEBEE_ENABLE_STATS",
-    show_envvar=True,
-    help="Let the kernel count runs and time of all programs on this machine: about 50 ns a run; "
-    "needs CAP_SYS_ADMIN. XDP functions are counted without it.",
-)
+@options.kubeconfig("as the pod")
+@options.metrics(9750, None, "/metrics, /healthz and /readyz")
+@options.enable_stats
 @options.log_style
 @options.verbose
 def agent(

@@ -31,12 +31,7 @@ lease_option = click.option(
     show_default=True,
     help="Lease whose holder acts; the other controllers stand by.",
 )
-kubeconfig_option = click.option(
-    "--kubeconfig",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    default=None,
-    help="Ask the API server of this file's current context. [default: as the pod, else $KUBECONFIG]",
-)
+kubeconfig_option = options.kubeconfig("as the pod, else $KUBECONFIG")
 
 
 @click.command()
@@ -52,14 +47,7 @@ kubeconfig_option = click.option(
 )
 @lease_option
 @kubeconfig_option
-@click.option(
-    "--metrics-port",
-    type=click.IntRange(0, 65535),
-    default=8080,
-    show_default=True,
-    help="Serve /metrics, /healthz and /readyz on this TCP port; 0 serves nothing.",
-)
-@click.option("--metrics-address", default=None, help="Address to serve them on. [default: all]")
+@options.metrics(8080, None, "/metrics, /healthz and /readyz")
 @options.log_style
 @options.verbose
 def controller(

@@ -27,27 +27,10 @@ if TYPE_CHECKING:
 @options.bpffs
 @options.cache
 @click.option("--node", default=lambda: os.uname().nodename, help="Name of this node. [default: host name]")
-@click.option(
-    "--cgroup",
-    type=click.Path(path_type=Path),
-    default=None,
-    help="cgroup2 folder that the manifests' cgroup paths start from. [default: where it is mounted]",
-)
+@options.cgroup
 @options.tc_mode
-@click.option(
-    "--metrics-port",
-    type=click.IntRange(0, 65535),
-    default=0,
-    show_default=True,
-    help="Serve Prometheus metrics on this TCP port; 0 serves none.",
-)
-@click.option("--metrics-address", default="127.0.0.1", show_default=True, help="Address to serve them on.")
-@click.option(
-    "--enable-stats",
-    is_flag=True,
-    help="Let the kernel count runs and time of all programs on this machine: about 50 ns a run. "
-    "XDP functions are counted without it.",
-)
+@options.metrics(0, "127.0.0.1", "Prometheus metrics")
+@options.enable_stats
 @click.option(
     "--remove-on-exit", is_flag=True, help="At the end detach and unload everything; else it runs on."
 )
