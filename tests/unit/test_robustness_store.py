@@ -218,3 +218,14 @@ def test_an_edit_while_nothing_ran_is_told_from_none(store: DirectoryStore, tmp_
     (tmp_path / "edited.yaml").write_text(manifest("edited", "b"))
     again = DirectoryStore(tmp_path, lambda: "2027-01-01T00:00:00Z")
     assert in_force(again.scan()) == {"same": 1, "edited": 2}
+
+
+def test_statuses_are_read_as_they_were_written_by_us_and_as_yaml(store: DirectoryStore) -> None:
+    notes = ["line\nline", "'\"`: # {", "\x1b[1mloud\x7f", "\u2028\x85\ufeff\U0001f41d", "010", ""]
+    documents = [
+        {"kind": kind, "metadata": {"name": "a", "generation": 1}, "status": {"notes": notes}}
+        for kind in ("BpfNode", "BpfProgram")
+    ]
+    for document in documents:
+        store.state.save_status(str(document["kind"]), "a", document)
+    assert list(store.state.statuses()) == documents

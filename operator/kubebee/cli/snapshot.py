@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from kubebee.api.parse import parse_resource
 from kubebee.api.v1alpha1.hostpolicy import HostPolicy
 from kubebee.api.v1alpha1.servicelb import ServiceLB
@@ -21,8 +19,6 @@ from kubebee.planner import hostpolicy
 from kubebee.planner.declared import Declared
 from kubebee.planner.plan import LbUnit, PolicyUnit, ResourceKey
 from kubebee.store.state import Accepted, EventRecord, ServicesRecord, StateDirectory
-
-_Yaml = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class NoStatusError(KubebeeError):
@@ -188,16 +184,12 @@ class Observer:
         return counters, ""
 
     def _resources(self) -> list[Resource]:
-        found = []
-        for path in sorted((self._directory / ".kubebee" / "status").glob("*/*.yaml")):
-            try:
-                body = yaml.load(path.read_bytes(), Loader=_Yaml)  # noqa: S506 (both are safe loaders)
-            except FileNotFoundError:
-                continue  # deleted just now
-            metadata = body["metadata"]
-            found.append(
-                Resource(body["kind"], metadata["name"], metadata["generation"], body.get("status", {}))
+        found = [
+            Resource(
+                body["kind"], body["metadata"]["name"], body["metadata"]["generation"], body.get("status", {})
             )
+            for body in self._state.statuses()
+        ]
         missing = self._names - {resource.name for resource in found}
         if missing or not found:
             raise NoStatusError(

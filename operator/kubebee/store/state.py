@@ -10,16 +10,19 @@ Layout below `DIR/.kubebee/`::
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import msgspec
 import yaml
 
 _Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _STEM_MAX = 200
 
 
@@ -101,14 +104,23 @@ class StateDirectory:
         self._path("status", kind, name, "yaml").unlink(missing_ok=True)
 
     def save_status(self, kind: str, name: str, document: dict[str, object]) -> None:
-        """Write a resource's status document."""
-        text = yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
-        self._write(self._path("status", kind, name, "yaml"), text.encode())
+        """Write a resource's status document; that of a node as JSON, which is YAML too.
 
-    def statuses(self) -> Iterator[tuple[str, str]]:
-        """(kind, file stem) of every status on disk."""
+        It names all resources and changes with each of them: of 100 it takes PyYAML 30 ms to write it.
+        """
+        if kind == "BpfNode":
+            data = msgspec.json.format(msgspec.json.encode(document), indent=2)
+        else:
+            text = yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
+            data = text.encode()
+        self._write(self._path("status", kind, name, "yaml"), data)
+
+    def statuses(self) -> Iterator[dict[str, Any]]:
+        """Every status document, by kind and name."""
         for path in sorted((self.root / "status").glob("*/*.yaml")):
-            yield path.parent.name, path.stem
+            with contextlib.suppress(FileNotFoundError):  # deleted just now
+                data = path.read_bytes()
+                yield msgspec.json.decode(data) if data[:1] == b"{" else yaml.load(data, Loader=_Loader)  # noqa: S506
 
     def save_events(self, events: list[EventRecord]) -> None:
         """Write the recent events."""
