@@ -75,7 +75,9 @@ def build(*, cache: Path = CACHE, fresh: bool = False) -> list[Image]:
             tree.mkdir()
             private.mkdir(mode=0o700)
             digest, secrets = inputs.snapshot(tree), debian.secrets(private)
-            return [_build(storage, base, target, digest, tree, secrets, fresh) for target in TARGETS]
+            built = [_build(storage, base, target, digest, tree, secrets, fresh) for target in TARGETS]
+        _prune(storage)
+        return built
 
 
 def epoch() -> int:
@@ -107,6 +109,14 @@ def _build(
     note = {"name": image.name, "inputs": digest, "size": image.size}
     _note(cache, target).write_text(json.dumps(note) + "\n")
     return image
+
+
+def _prune(storage: Storage) -> None:
+    """Drop images that have lost their names, and layers that nothing else is made of."""
+    try:
+        storage.buildah("rmi", "--prune")
+    except ImageError as error:  # a container still uses one: it goes the next time
+        print(f"images: not pruned: {error}", flush=True)
 
 
 def _kept(cache: Path, target: str) -> Image | None:
