@@ -6,6 +6,7 @@ passed on every kernel.
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -59,4 +60,5 @@ def main(args: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # the machine ends with us
     sys.exit(main(sys.argv[1:]))
