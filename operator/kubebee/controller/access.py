@@ -5,11 +5,14 @@ from __future__ import annotations
 import socket
 import ssl
 from pathlib import Path
+from typing import Any
 
 import kopf
 from kubernetes.client.api_client import ApiClient
 from kubernetes.client.configuration import Configuration
 from kubernetes.config import ConfigException, load_incluster_config, load_kube_config
+from urllib3 import HTTPSConnectionPool
+from urllib3.connection import HTTPSConnection
 from urllib3.util.ssl_ import create_urllib3_context
 
 from kubebee.errors import KubebeeError
@@ -34,6 +37,26 @@ class AccessError(KubebeeError):
     """It can't be told where the API server is, or as whom to ask it."""
 
     reason = "NoCluster"
+
+
+class _TlsConnection(HTTPSConnection):
+    """A connection with a TLS context of its own.
+
+    urllib3 loads authority and certificate into the context whenever it connects. Were it one for all,
+    OpenSSL would free what another thread's handshake reads: a segmentation fault once in some starts, when
+    all threads connect at once.
+    """
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        context = create_urllib3_context(cert_reqs=settings.get("cert_reqs"))
+        context.verify_flags &= ~STRICT
+        if not (settings.get("ca_certs") or settings.get("ca_cert_data")):
+            context.load_default_certs()
+        super().__init__(*args, **settings, ssl_context=context)
+
+
+class _TlsPool(HTTPSConnectionPool):
+    ConnectionCls = _TlsConnection
 
 
 def client(kubeconfig: Path | None, connections: int) -> ApiClient:
@@ -63,9 +86,8 @@ def client(kubeconfig: Path | None, connections: int) -> ApiClient:
             f"no cluster: {error}", where=str(kubeconfig or ""), hint="--kubeconfig FILE names a cluster"
         ) from error
     api = ApiClient(configuration)
-    context = create_urllib3_context()
-    context.verify_flags &= ~STRICT
-    api.rest_client.pool_manager.connection_pool_kw["ssl_context"] = context  # the rest is loaded into it
+    connect = api.rest_client.pool_manager
+    connect.pool_classes_by_scheme = {**connect.pool_classes_by_scheme, "https": _TlsPool}
     return api
 
 
