@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import threading
 import uuid
 from pathlib import Path
@@ -13,6 +12,7 @@ import click
 
 from kubebee.cli import logs, options
 from kubebee.cli.allocator import give_back_memory
+from kubebee.cli.serving import until_stopped
 
 DEFAULT_NAMESPACE = "kubebee-system"
 DEFAULT_LEASE = "kubebee-controller"
@@ -88,17 +88,13 @@ def controller(
         metrics,
     )
 
-    async def serve() -> None:
+    async def serve(stop: threading.Event) -> None:
         from kubebee.loader import health
 
-        stop = threading.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, stop.set)
         if not metrics_port:
             await asyncio.to_thread(made.run, stop)
             return
         async with health.serve(metrics_address, metrics_port, metrics.registry, made.not_ready):
             await asyncio.to_thread(made.run, stop)
 
-    asyncio.run(serve())
+    until_stopped(serve)

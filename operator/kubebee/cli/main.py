@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import importlib
 import sys
 
@@ -66,6 +67,7 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point; every error ends as lines on standard error and an exit status."""
+    faulthandler.enable()  # a crash in C would else end it without a word
     try:
         cli(prog_name="kubebee")
     except Exception as error:
