@@ -12,6 +12,7 @@ EVERYTHING = (
     "--set=monitoring.prometheusRule.enabled=true",
     "--set=monitoring.dashboard.enabled=true",
     "--set=loader.kernelHeaders=true",
+    "--set=loader.hostPaths={/usr,/opt/bpf}",
     "--set=loader.capabilities.sysAdmin=true",
     "--set=loader.enableStats=true",
     "--set=kubebee.k8sServiceHost=192.0.2.7",
@@ -62,6 +63,23 @@ def test_a_loader_has_three_capabilities_and_a_read_only_root(rendered) -> None:
     assert context["readOnlyRootFilesystem"]
     assert not context["privileged"]
     assert not context["allowPrivilegeEscalation"]
+
+
+def test_a_loader_sees_no_files_of_its_node_but_those_it_is_given(rendered) -> None:
+    def seen(*options: str) -> dict[str, Document]:
+        documents = rendered(*options)
+        volumes = daemon_set(documents)["spec"]["template"]["spec"]["volumes"]
+        paths = {each["name"]: each["hostPath"]["path"] for each in volumes if "hostPath" in each}
+        mounts = {each["name"]: each for each in loader(documents)["volumeMounts"]}
+        return {paths[name]: mounts[name] for name in paths}
+
+    usual = {"/sys/fs/bpf", "/sys/fs/cgroup", "/sys/kernel/tracing", "/var/lib/kubebee"}
+    assert seen().keys() == usual
+    given = seen("--set=loader.hostPaths={/usr,/opt/bpf}")
+    assert given.keys() == usual | {"/usr", "/opt/bpf"}
+    for path in ("/usr", "/opt/bpf"):
+        assert given[path]["mountPath"] == f"/host{path}"
+        assert given[path]["readOnly"]
 
 
 def test_all_other_containers_have_no_capability_and_are_not_root(rendered) -> None:

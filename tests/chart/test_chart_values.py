@@ -30,6 +30,7 @@ def test_helm_s_linter_finds_nothing(program: Path) -> None:
         ("loader.image.digest=latest", "digest"),
         ("loader.maxUnavailable=0%", "maxUnavailable"),
         ("loader.capabilities.extra[0]=CAP_SYS_ADMIN", "extra"),
+        ("loader.hostPaths[0]=usr", "hostPaths"),
         ("loader.seccompProfile.type=None", "seccompProfile"),
         ("image.pullPolicy=Sometimes", "pullPolicy"),
         ("uninstall.timeoutSeconds=0", "timeoutSeconds"),

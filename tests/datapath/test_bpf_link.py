@@ -6,6 +6,7 @@ import os
 import socket
 import struct
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -238,9 +239,7 @@ def test_a_tp_btf_program_sees_programs_start() -> None:
 
 @pytest.mark.parametrize("retprobe", [False, True])
 def test_a_uprobe_sees_calls_of_a_library_function(retprobe: bool, bpffs: Path) -> None:
-    libc = next(
-        line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "libc.so.6" in line
-    )
+    libc = libc_path()
     with counting("kprobe", "void *ctx __attribute__((unused))") as obj:
         offset = file_offset(libc, "getppid")
         fd = obj.programs["probe"].fd
@@ -252,6 +251,35 @@ def test_a_uprobe_sees_calls_of_a_library_function(retprobe: bool, bpffs: Path) 
             link.pin(bpffs / "link")
         os.getppid()
         assert hits(obj) == 2
+
+
+def libc_path() -> str:
+    return next(
+        line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "libc.so.6" in line
+    )
+
+
+@pytest.mark.parametrize("retprobe", [False, True])
+def test_a_uprobe_without_a_perf_event_sees_the_same(retprobe: bool, bpffs: Path) -> None:
+    path = libc_path()
+    other_process = [sys.executable, "-c", "import os; os.getppid()"]
+    offset = file_offset(path, "getppid")
+    with counting("uprobe.multi", "void *ctx __attribute__((unused))") as obj:
+        fd = obj.programs["probe"].fd
+        with attach.attach_uprobe_multi(fd, path, offset, os.getpid(), retprobe) as link:
+            assert link.info.perf_type is (PerfLinkType.URETPROBE if retprobe else PerfLinkType.UPROBE)
+            assert (link.info.target, link.info.offset) == (path, offset)
+            os.getppid()
+            assert hits(obj) == 1
+            subprocess.run(other_process, check=True)
+            assert hits(obj) == 1
+            link.pin(bpffs / "link")
+        os.getppid()
+        assert hits(obj) == 2
+        with attach.attach_uprobe_multi(fd, path, offset, retprobe=retprobe):
+            before = hits(obj)
+            subprocess.run(other_process, check=True)
+            assert hits(obj) > before
 
 
 def test_a_symbol_that_a_file_lacks_is_named(tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ EXAMPLE_CASES = (
         "tracepoint-and-raw-tracepoint", start_a_process, ("perf_event", "raw_tracepoint"), ("forks", "exits")
     ),
     Case("tp-btf-retransmits", lose_a_syn, ("raw_tracepoint",)),
-    Case("uprobe-name-lookups", look_up_a_name, ("perf_event",) * 2, ("lookups", "failures")),
+    Case("uprobe-name-lookups", look_up_a_name, ("uprobe_multi",) * 2, ("lookups", "failures")),
     Case("cgroup-traffic", ask_a_backend, ("cgroup",) * 3, ("bytes_in", "bytes_out", "established")),
     Case("cgroup-connect-log", ask_a_backend, ("cgroup",) * 2),
     Case(

@@ -20,6 +20,7 @@ XdpMode = Literal["native", "generic"]
 _PERF_TYPE_TRACEPOINT = 2
 _PERF_ATTR = struct.Struct("=IIQQQQQIIQQ48x")  # struct perf_event_attr, 120 bytes
 _PMU = Path("/sys/bus/event_source/devices")
+_UPROBE_MULTI_RETURN = 1  # enum of bpf_attr.link_create.uprobe_multi.flags
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +142,35 @@ def attach_uprobe(prog_fd: int, path: str | Path, offset: int, pid: int = -1, re
     name = os.fsencode(path) + b"\0"
     attr = _perf_attr(_pmu_type("uprobe"), int(retprobe), address(name), offset)
     return _perf_link(prog_fd, attr, f"{'uretprobe' if retprobe else 'uprobe'} {path}+{offset:#x}", pid)
+
+
+def attach_uprobe_multi(
+    prog_fd: int, path: str | Path, offset: int, pid: int = 0, retprobe: bool = False
+) -> Link:
+    """As `attach_uprobe`, without a perf event, for which the kernel asks for CAP_SYS_ADMIN: PERFMON does.
+
+    Args:
+        prog_fd: a program of type KPROBE, loaded for TRACE_UPROBE_MULTI.
+        path: the file.
+        offset: bytes into the file.
+        pid: only in this process; 0 for all.
+        retprobe: on return from the function instead of on entry.
+
+    Raises:
+        BpfError: EINVAL for a program that was loaded for a perf event.
+        UnsupportedError: kernel before 6.6.
+    """
+    features.require("uprobe_multi")
+    name, offsets = os.fsencode(path) + b"\0", struct.pack("=Q", offset)
+    one, flags = 1, _UPROBE_MULTI_RETURN if retprobe else 0
+    return _link(
+        prog_fd,
+        0,
+        AttachType.TRACE_UPROBE_MULTI,
+        extra=struct.pack("=QQQQIII4x", address(name), address(offsets), 0, 0, one, flags, pid),
+        what="cannot attach",
+        where=f"{'uretprobe' if retprobe else 'uprobe'} {path}+{offset:#x}",
+    )
 
 
 def attach_kprobe(prog_fd: int, function: str, offset: int = 0, retprobe: bool = False) -> Link:

@@ -128,16 +128,21 @@ def require_for_program(prog_type: ProgType, attach_type: AttachType) -> None:
 
 def load_errno(prog_type: ProgType, attach_type: AttachType, btf_id: int = 0) -> int:
     """Load a program that returns 0, drop it, and return the errno, 0 if it was accepted."""
+    fd, err = _load(prog_type, attach_type, btf_id)
+    if fd >= 0:
+        os.close(fd)
+    return err
+
+
+def _load(prog_type: ProgType, attach_type: AttachType, btf_id: int = 0) -> tuple[int, int]:
+    """Load a program that returns 0: (descriptor, errno)."""
     license_text = b"GPL\0"
     attr = struct.pack(
         "=IIQQIIQII16sIIIIQIIQII",
         *(prog_type, len(_RETURN_ZERO) // 8, address(_RETURN_ZERO), address(license_text)),
         *(0, 0, 0, 0, 0, b"kb_probe", 0, attach_type, 0, 0, 0, 0, 0, 0, 0, btf_id),
     )
-    fd, err = bpf_errno(Cmd.PROG_LOAD, attr)
-    if fd >= 0:
-        os.close(fd)
-    return err
+    return bpf_errno(Cmd.PROG_LOAD, attr)
 
 
 def _tracing(what: str, target: str, prog_type: ProgType, attach_type: AttachType) -> str:
@@ -202,6 +207,18 @@ def _perf_link() -> str:
     return "" if err == errno.EBADF else "links on perf events need Linux 5.15"
 
 
+def _uprobe_multi() -> str:
+    # Of a folder a kernel that knows these links says EBADF, an older one EINVAL.
+    fd, err = _load(ProgType.KPROBE, AttachType.TRACE_UPROBE_MULTI)
+    if fd >= 0:
+        path, offset = b"/\0", b"\0" * 8
+        probes = struct.pack("=QQQQIII4x", address(path), address(offset), 0, 0, 1, 0, 0)
+        attr = struct.pack("=IIII", fd, 0, AttachType.TRACE_UPROBE_MULTI, 0) + probes
+        _, err = bpf_errno(Cmd.LINK_CREATE, attr)
+        os.close(fd)
+    return "" if err == errno.EBADF else "uprobe_multi links need Linux 6.6"
+
+
 def _struct_ops() -> str:
     if not BTF_PATH.exists():
         return "the kernel has no BTF (CONFIG_DEBUG_INFO_BTF)"
@@ -240,6 +257,7 @@ _PROBES: dict[str, Callable[[], str]] = {
     "perf_link": _perf_link,
     "kprobe": lambda: _pmu("kprobe", "CONFIG_KPROBES"),
     "uprobe": lambda: _pmu("uprobe", "CONFIG_UPROBES"),
+    "uprobe_multi": _uprobe_multi,
     "fentry": lambda: _fentry(AttachType.TRACE_FENTRY),
     "fexit": lambda: _fentry(AttachType.TRACE_FEXIT),
     "lsm": _lsm,

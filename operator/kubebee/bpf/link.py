@@ -15,10 +15,12 @@ from kubebee.bpf.syscall import bpf, c_string, next_id, obj_info
 _INFO_SIZE = 64  # struct bpf_link_info up to the end of every member read here
 _DETAILS = 16  # offset of its union
 _NAME_ROOM = 256
+_PATH_ROOM = 4096
+_RETURNS = 1  # BPF_F_UPROBE_MULTI_RETURN
 
 
 class PerfLinkType(IntEnum):
-    """What a link of type PERF_EVENT sits on (enum bpf_perf_event_type)."""
+    """What a link sits on (enum bpf_perf_event_type)."""
 
     UNSPEC = 0
     UPROBE = 1
@@ -40,9 +42,9 @@ class LinkInfo:
         map_id: STRUCT_OPS.
         netns_ino: NETNS.
         target_btf_id: TRACING; the function or tracepoint in the kernel's BTF.
-        perf_type: PERF_EVENT, on kernels from 6.6.
+        perf_type: PERF_EVENT, on kernels from 6.6; UPROBE_MULTI.
         target: name of the tracepoint, iterator, function, or path of the probed file.
-        offset: probes; bytes into the function or file.
+        offset: probes; bytes into the function or file. UPROBE_MULTI: the first of several; from 6.8.
     """
 
     id: int
@@ -116,6 +118,8 @@ def link_info(fd: int) -> LinkInfo:
             return replace(base, target=_name(fd, b""))
         case LinkType.PERF_EVENT:
             return _perf_info(fd, base, raw)
+        case LinkType.UPROBE_MULTI:
+            return _uprobe_multi_info(fd, base)
     return base
 
 
@@ -129,6 +133,21 @@ def _perf_info(fd: int, base: LinkInfo, raw: bytes) -> LinkInfo:
         perf_type=perf_type,
         target=_name(fd, raw[_DETAILS : _DETAILS + 8]),
         offset=None if perf_type is PerfLinkType.TRACEPOINT else offset,
+    )
+
+
+def _uprobe_multi_info(fd: int, base: LinkInfo) -> LinkInfo:
+    # struct { u64 path, offsets, ref_ctr_offsets, cookies; u32 path_size, count, flags, pid; }: the kernel
+    # fills what the addresses point to.
+    path, offsets = ctypes.create_string_buffer(_PATH_ROOM), ctypes.c_uint64()
+    asked = struct.pack("=QQQQII", ctypes.addressof(path), ctypes.addressof(offsets), 0, 0, _PATH_ROOM, 1)
+    raw = obj_info(fd, _INFO_SIZE, b"\0" * _DETAILS + asked)
+    (flags,) = struct.unpack_from("=I", raw, _DETAILS + 40)
+    return replace(
+        base,
+        perf_type=PerfLinkType.URETPROBE if flags & _RETURNS else PerfLinkType.UPROBE,
+        target=c_string(path.raw),
+        offset=offsets.value,
     )
 
 

@@ -24,6 +24,7 @@ from kubebee.lb.services.facts import NodeFacts
 from kubebee.lb.services.table import ServiceTable
 from kubebee.lb.services.wanted import ServicesWanted
 from kubebee.loader.host import Host, TcChoice, find_cgroup2, tc_mode
+from kubebee.loader.host_files import HostFiles
 from kubebee.loader.lb_services import LbServices, ServiceSource
 from kubebee.loader.loader import Loader
 from kubebee.loader.pins import PinRoot
@@ -61,14 +62,18 @@ def precise_now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def host_view(cgroup_root: Path | None = None, tc: TcChoice = "auto") -> Callable[[], Host]:
-    """A function that looks at this machine's interfaces anew each time.
+def host_view(
+    cgroup_root: Path | None = None, tc: TcChoice = "auto", root: Path = Path("/")
+) -> Callable[[], Host]:
+    """A function that looks at this machine's interfaces anew each time; `root` is where its files are.
 
     Raises:
         UnsupportedError: the kernel lacks the way to attach TC programs that was chosen.
     """
-    root, mode = cgroup_root or find_cgroup2(), tc_mode(tc)
-    return lambda: Host({i.name: i.index for i in interfaces().values()}, primary_interface, root, mode)
+    cgroup, mode, files = cgroup_root or find_cgroup2(), tc_mode(tc), HostFiles(root)
+    return lambda: Host(
+        {i.name: i.index for i in interfaces().values()}, primary_interface, cgroup, mode, files
+    )
 
 
 @dataclass

@@ -43,6 +43,7 @@ class _Setup:
     bpffs: Path
     cgroup: Path | None
     tc_mode: TcChoice
+    host_root: Path
     cache: Path
     namespace: str
     kubeconfig: Path | None
@@ -55,6 +56,15 @@ class _Setup:
 @options.bpffs
 @options.cgroup
 @options.tc_mode
+@click.option(
+    "--host-root",
+    type=click.Path(path_type=Path),
+    default=Path("/"),
+    show_default=True,
+    envvar="KUBEBEE_HOST_ROOT",
+    show_envvar=True,
+    help="Folder that the node's own files are below: those of uprobes, and objects that are given by path.",
+)
 @options.cache_at(
     DEFAULT_CACHE, "Folder of compiled objects and of the last plan; it should outlive the pod."
 )
@@ -75,6 +85,7 @@ def agent(
     bpffs: Path,
     cgroup: Path | None,
     tc_mode: TcChoice,
+    host_root: Path,
     cache: Path,
     namespace: str | None,
     kubeconfig: Path | None,
@@ -106,7 +117,18 @@ def agent(
     give_back_memory()
     exit_if_unfit(bpffs)
     namespace = namespace or api_access.pod_namespace() or DEFAULT_NAMESPACE
-    setup = _Setup(node, bpffs, cgroup, tc_mode, cache, namespace, kubeconfig, metrics_address, metrics_port)
+    setup = _Setup(
+        node=node,
+        bpffs=bpffs,
+        cgroup=cgroup,
+        tc_mode=tc_mode,
+        host_root=host_root,
+        cache=cache,
+        namespace=namespace,
+        kubeconfig=kubeconfig,
+        address=metrics_address,
+        port=metrics_port,
+    )
     with statistics(enable_stats):
         asyncio.run(_run(setup))
 
@@ -134,7 +156,7 @@ async def _run(setup: _Setup) -> None:
     async with ApiClient(access) as client:
         api = NodeApi(client, setup.node, setup.namespace)
         store = NodeStore(api, NodeCache(setup.cache / "node", setup.node))
-        host = host_view(setup.cgroup, setup.tc_mode)
+        host = host_view(setup.cgroup, setup.tc_mode, setup.host_root)
         loader = Loader(PinRoot(setup.bpffs), setup.cache, setup.node, host)
         services = ClusterServices(client, ServiceTable(NodeFacts(setup.node)))
         made = Agent(store, loader, Node(setup.node), services)

@@ -15,6 +15,7 @@ from kubebee.errors import KubebeeError
 from kubebee.loader import bcc
 from kubebee.loader.bcc import MadeByBcc
 from kubebee.loader.facts import FACTS_VERSION, ObjectFacts, read_facts
+from kubebee.loader.host_files import HostFiles
 from kubebee.loader.unit import CodeObject, Unit
 from kubebee.planner.plan import Bundle, ResourceKey, Toolchain
 from kubebee.toolchain import object as elf_source
@@ -66,13 +67,17 @@ class Compiler:
     Args:
         cache: directory of the compile cache.
         adoptable: whether what BCC would make of a source is loaded already.
+        files: of the node, for objects that are given by path; None: of this machine.
     """
 
     def __init__(
-        self, cache: Path, adoptable: Callable[[ResourceKey, Compiled], bool] = lambda _key, _item: False
+        self,
+        cache: Path,
+        adoptable: Callable[[ResourceKey, Compiled], bool] = lambda _key, _item: False,
+        files: HostFiles | None = None,
     ) -> None:
         self.on_late: Callable[[], None] = lambda: None
-        self._adoptable = adoptable
+        self._adoptable, self._files = adoptable, files or HostFiles()
         self._work: dict[ResourceKey, _Work] = {}
         self._clang = ClangToolchain(cache)
         self._facts_directory = cache / "facts"
@@ -132,7 +137,7 @@ class Compiler:
     async def elf(self, bundle: Bundle) -> tuple[bytes, float, bool, tuple[str, ...]]:
         """ELF object of a bundle: (bytes, seconds, cached, warnings); errors as for `unit`."""
         if bundle.toolchain is Toolchain.OBJECT:
-            return _given_object(bundle), 0.0, False, ()
+            return self._given_object(bundle), 0.0, False, ()
         request = CompileRequest(
             source=bundle.source,
             filename=bundle.filename,
@@ -143,6 +148,17 @@ class Compiler:
         async with self._slots:
             result = await self._clang.compile(request)
         return result.elf, result.seconds, result.cached, result.warnings
+
+    def _given_object(self, bundle: Bundle) -> bytes:
+        if not bundle.path:
+            return elf_source.from_base64(bundle.source, bundle.sha256)
+        try:
+            return elf_source.from_path(self._files.find(bundle.path), bundle.sha256)
+        except elf_source.ObjectError as error:
+            error.where = bundle.path
+            if error.reason == "ObjectNotFound":
+                error.hint = self._files.hint
+            raise
 
     async def _object(self, key: ResourceKey, code: CodeObject) -> Compiled:
         if code.bundle.toolchain is Toolchain.BCC:
@@ -188,12 +204,6 @@ class Compiler:
             temporary.replace(self._facts_directory / digest)
         except OSError:
             pass  # a full disk costs time at the next start, nothing else
-
-
-def _given_object(bundle: Bundle) -> bytes:
-    if bundle.path:
-        return elf_source.from_path(Path(bundle.path), bundle.sha256)
-    return elf_source.from_base64(bundle.source, bundle.sha256)
 
 
 def load_hash(compiled: tuple[Compiled, ...], sizes: Mapping[str, int]) -> str:

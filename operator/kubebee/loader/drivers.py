@@ -5,20 +5,21 @@ XDP is not here: its programs go through chains (loader.chain, loader.interfaces
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol, cast
 
 from kubebee.api.v1alpha1 import attach as api
 from kubebee.bpf import attach as kernel
 from kubebee.bpf.clsact import Hook
 from kubebee.bpf.constants import AttachType, ProgType
-from kubebee.bpf.libraries import find_library
+from kubebee.bpf.features import feature
 from kubebee.bpf.link import Link
 from kubebee.bpf.symbols import file_offset
+from kubebee.bpf.syscall import BpfError
 from kubebee.errors import NotImplementedYetError
-from kubebee.loader.host import Host, TargetError
+from kubebee.loader.host import Host
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,27 +164,34 @@ class _UserProbe:
         self._retprobe = retprobe
 
     def load_as(self, attach: api.Attach) -> LoadAs:  # noqa: ARG002 (same everywhere)
-        return LoadAs(ProgType.KPROBE, None)
+        multi = feature("uprobe_multi").available
+        return LoadAs(ProgType.KPROBE, AttachType.TRACE_UPROBE_MULTI if multi else None)
 
-    def targets(self, attach: api.Attach, host: Host) -> Targets:  # noqa: ARG002 (same everywhere)
+    def targets(self, attach: api.Attach, host: Host) -> Targets:
         probe = cast("api.UserProbe", attach)
-        path = _probed_file(probe)
+        path = _probed_file(probe, host)
+        host.files.file(path)  # it must be there
         place = f"{probe.symbol or ''}{f'+{probe.offset}' if probe.offset else ''}"
         suffix = f" pid {probe.pid}" if probe.pid else ""
         return Targets((Target(f"{attach.type}:{path}:{place}{suffix}", f"{path}:{place}{suffix}"),))
 
     def attach(self, prog_fd: int, attach: api.Attach, target: Target, host: Host) -> Link:  # noqa: ARG002
         probe = cast("api.UserProbe", attach)
-        path = _probed_file(probe)
+        path = host.files.file(_probed_file(probe, host))
         offset = (file_offset(path, probe.symbol) if probe.symbol else 0) + (probe.offset or 0)
-        return kernel.attach_uprobe(prog_fd, path, offset, probe.pid or -1, retprobe=self._retprobe)
+        if feature("uprobe_multi").available:
+            try:
+                return kernel.attach_uprobe_multi(prog_fd, path, offset, probe.pid or 0, self._retprobe)
+            except BpfError as error:
+                # BCC, and versions of kubebee before this one, load programs for perf events.
+                if error.errno != errno.EINVAL:
+                    raise
+        return kernel.attach_uprobe(prog_fd, path, offset, probe.pid or -1, self._retprobe)
 
 
-def _probed_file(probe: api.UserProbe) -> Path:
-    path = Path(probe.path) if probe.path else find_library(probe.library or "")
-    if not path.is_file():
-        raise TargetError("there is no such file", reason="FileNotFound", where=str(path))
-    return path
+def _probed_file(probe: api.UserProbe, host: Host) -> str:
+    """Path on the node."""
+    return probe.path or host.files.library(probe.library or "")
 
 
 class _Iter:

@@ -1,4 +1,4 @@
-"""This node as attach targets see it: its interfaces, cgroup hierarchy and tracing directory."""
+"""This node as attach targets see it: its interfaces, cgroup hierarchy and files."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Literal
 from kubebee.api.v1alpha1.selectors import Interfaces
 from kubebee.bpf.features import feature, require
 from kubebee.errors import KubebeeError
+from kubebee.loader.host_files import HostFiles
 
 TcMode = Literal["TCX", "Clsact"]
 """How programs of type TC are attached: by tcx links, or by filters on a clsact qdisc."""
@@ -46,12 +47,14 @@ class Host:
         primary: gives the interface of the default route, None without one; asked only when needed.
         cgroup_root: mount point of cgroup2.
         tc_mode: how programs of type TC are attached here.
+        files: of the node.
     """
 
     interfaces: Mapping[str, int]
     primary: Callable[[], str | None]
     cgroup_root: Path = field(default_factory=lambda: find_cgroup2())
     tc_mode: TcMode = "TCX"
+    files: HostFiles = field(default_factory=HostFiles)
 
     def select(self, wanted: Interfaces | None, where: str = "interfaces") -> Selected:
         """Interfaces that `wanted` means; loopback only by its name.

@@ -61,7 +61,7 @@ class Loader:
         self._pins = pins
         self._node = node
         self._host = host
-        self._compiler = Compiler(cache, lambda key, item: adoptable(key, item, pins))
+        self._compiler = Compiler(cache, lambda key, item: adoptable(key, item, pins), host().files)
         self._last_good = LastGood(cache / "running")
         self._lock: int | None = None
         self.links = Links(pins)

@@ -72,6 +72,7 @@ spec:
             - --cgroup={{ . }}
             {{- end }}
             - --tc-mode={{ $loader.tcMode }}
+            - --host-root=/host
             - --cache={{ $loader.cache }}
             - --metrics-port={{ $loader.metricsPort }}
             {{- with $loader.metricsAddress }}
@@ -166,6 +167,12 @@ spec:
               mountPath: {{ $loader.cache }}
             - name: tmp
               mountPath: /tmp
+            {{- range $index, $path := $loader.hostPaths }}
+            - name: host-{{ $index }}
+              mountPath: {{ printf "/host%s" $path }}
+              readOnly: true
+              recursiveReadOnly: IfPossible
+            {{- end }}
             {{- if $loader.kernelHeaders }}
             - name: modules
               mountPath: /lib/modules
@@ -197,6 +204,12 @@ spec:
           emptyDir:
             medium: Memory
             sizeLimit: 128Mi
+        {{- range $index, $path := $loader.hostPaths }}
+        - name: host-{{ $index }}
+          hostPath:
+            path: {{ $path }}
+            type: Directory
+        {{- end }}
         {{- if $loader.kernelHeaders }}
         - name: modules
           hostPath:
