@@ -170,6 +170,7 @@ class Agent:
             asyncio.create_task(self._watch_interfaces()),
             asyncio.create_task(self.loader.lb_upkeep.run()),
             asyncio.create_task(self.loader.lb_checks.run()),
+            asyncio.create_task(self.loader.lb_answers.run()),
             asyncio.create_task(self.services.run()),
             asyncio.create_task(self._watch_services()),
         ]

@@ -9,6 +9,7 @@ from typing import Protocol
 from kubebee.errors import KubebeeError
 from kubebee.lb.family import IPV6, family_of
 from kubebee.lb.model import Frontend, FrontendKey
+from kubebee.lb.services.frontends import HealthCheck
 from kubebee.lb.services.table import ServiceTable
 from kubebee.loader.failures import describe
 from kubebee.planner.frontends import SERVES_IPV6
@@ -69,6 +70,15 @@ class LbServices:
         if not SERVES_IPV6:
             found = {key: each for key, each in found.items() if family_of(key.address) is not IPV6}
         return replace(lb, frontends=found | self._explicit)
+
+    def health_checks(self, lb: LbUnit) -> list[HealthCheck]:
+        """What load balancers ask this node about."""
+        return self._source.table.health_checks() if lb.services is not None else []
+
+    @property
+    def eligible(self) -> bool:
+        """Whether balancers in front of the node may send it new connections."""
+        return self._source.table.facts.eligible
 
     def trouble(self, lb: LbUnit) -> tuple[Failure | None, Failure | None]:
         """Why Services were not served when this was asked last, and why they are not now.

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
 from kubebee.bpf.map import Map
 from kubebee.errors import KubebeeError
+from kubebee.lb.health.answers import Condition
+from kubebee.lb.health.writes import Writes
 from kubebee.lb.sync import Unserved
 from kubebee.loader.chains import Chains
 from kubebee.loader.compiled import Compiler
@@ -22,6 +25,7 @@ from kubebee.loader.failures import describe
 from kubebee.loader.host import Host
 from kubebee.loader.interfaces import XdpInterfaces
 from kubebee.loader.last_good import LastGood
+from kubebee.loader.lb_answers import LbAnswers
 from kubebee.loader.lb_checks import LbChecks
 from kubebee.loader.lb_services import LbServices
 from kubebee.loader.links import Links
@@ -69,6 +73,7 @@ class Loader:
         self.lb = LbData()
         self.lb_upkeep = LbUpkeep()
         self.lb_checks = LbChecks()
+        self.lb_answers = LbAnswers(self.lb_condition)
         self.policies: dict[ResourceKey, PolicyData] = {}
         self.states: dict[ResourceKey, UnitState] = {}
         self._versions = Versions(pins, self._compiler, self._last_good, self.states, self._fail)
@@ -78,6 +83,7 @@ class Loader:
         self._policies_before: Sequence[PolicyUnit] = ()
         self._local: frozenset[bytes] = frozenset()
         self.services: LbServices | None = None
+        self._lb_writes = Writes()
         self._served: LbUnit | None = None  # the plan's load balancer with the frontends of Services
         self._places: _Places | None = None
 
@@ -174,6 +180,7 @@ class Loader:
     def _write_data(self, plan: NodePlan, run: Pass) -> None:
         """Fill the maps of the built-in datapaths before anything reads them."""
         self._add_services(plan.lb)
+        self._answer(plan.lb)
         units: list[LbUnit | PolicyUnit] = [*plan.policies, *([self._served] if self._served else [])]
         self._local = host_addresses(self._served) if plan.policies else frozenset()
         for unit in units:
@@ -191,11 +198,38 @@ class Loader:
                 self.lb_upkeep.follow(maps, self.lb.state)
                 self._tell_unserved(unit.key, unserved)
                 self._happenings += self.lb_checks.happenings(self._node)
+                self._lb_writes.succeeded(time.time())
             else:
                 data = self.policies.setdefault(unit.key, PolicyData())
                 data.apply(maps, unit, self._local)
         except (KubebeeError, OSError) as error:
             self._fail(unit.key, describe(error, Stage.MAPS), before)
+            if isinstance(unit, LbUnit):
+                self._lb_writes.failed(str(error), time.time())
+
+    def _answer(self, lb: LbUnit | None) -> None:
+        """Answer balancers that ask for the state of this node, where the load balancer and Services say."""
+        if lb is None:
+            self.lb_answers.follow((), ())
+            return
+        checks = self.services.health_checks(lb) if self.services is not None else ()
+        self.lb_answers.follow(lb.healthz_ports, checks)
+        for text in self.lb_answers.news():
+            self._tell(lb.key, "HealthPortTaken", f"{self._node}: {text}", warning=True)
+
+    def lb_condition(self) -> Condition:
+        """How the load balancer is, for those who ask by HTTP."""
+        state = next((state for key, state in self.states.items() if key.kind == "ServiceLB"), None)
+        eligible = self.services is None or self.services.eligible
+        if state is None or state.active is None:
+            why = "no load balancer is loaded"
+        elif state.syncing:
+            why = "not all Services are known yet"
+        elif not any(True for _ in attached_of(state.wanted.key, self.xdp, self.links)):
+            why = "it is attached nowhere"
+        else:
+            why = self._lb_writes.trouble(time.time())
+        return Condition(why, self._lb_writes.last, eligible)
 
     def _add_services(self, lb: LbUnit | None) -> None:
         """Bring the frontends of Services up to date, and say what of them can't be served."""
@@ -226,6 +260,7 @@ class Loader:
         if state.syncing or (state.failure is not None and state.failure.stage is Stage.MAPS):
             return False
         self._add_services(lb)
+        self._answer(lb)
         assert self._served is not None
         self._write(self._served, state.active.maps)
         local = host_addresses(self._served) if plan.policies else frozenset()

@@ -193,8 +193,8 @@ class ServiceLBSpec(ApiModel):
     """Source addresses and ports towards backends."""
     session_affinity: Annotated[SessionAffinity | None, LATER] = None
     """Whether a client stays with one backend."""
-    healthz_port: Annotated[Port | None, LATER] = None
-    """Port where each node answers whether it serves; kube-proxy's is 10256."""
+    healthz_port: Port | None = None
+    """Port where each node answers whether it serves, under /healthz; kube-proxy's is 10256."""
     cut_over: Annotated[CutOver | None, LATER] = None
     """Take over from kube-proxy without dropping connections."""
     node_selector: LabelValues = Field(default_factory=dict)

@@ -8,6 +8,8 @@ from typing import NamedTuple
 from kubebee.lb.model import LbModelError, parse_address
 from kubebee.lb.services.objects import ZONE, NodeObject
 
+GOING = "ToBeDeletedByClusterAutoscaler"
+"""Taint of a node that will be removed (KEP-3836)."""
 _OURS = frozenset({"InternalIP", "ExternalIP"})
 
 
@@ -18,11 +20,13 @@ class NodeFacts(NamedTuple):
         name: of the Node, as EndpointSlices call it.
         zone: label topology.kubernetes.io/zone; "" = in none.
         addresses: where node ports are served, of both families, in order and each once.
+        eligible: it is not about to go, so that balancers in front of it may send it new connections.
     """
 
     name: str
     zone: str = ""
     addresses: tuple[bytes, ...] = ()
+    eligible: bool = True
 
     @classmethod
     def of(cls, node: NodeObject) -> NodeFacts:
@@ -30,7 +34,9 @@ class NodeFacts(NamedTuple):
         status = node.status.addresses if node.status else None
         texts = [one.address for one in status or () if one.type in _OURS]
         zone = (node.metadata.labels or {}).get(ZONE, "")
-        return cls(node.metadata.name, zone, addresses_of(texts))
+        taints = (node.spec.taints if node.spec else None) or ()
+        going = bool(node.metadata.deletion_timestamp) or any(one.key == GOING for one in taints)
+        return cls(node.metadata.name, zone, addresses_of(texts), not going)
 
 
 def addresses_of(texts: Iterable[str]) -> tuple[bytes, ...]:

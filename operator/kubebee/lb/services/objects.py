@@ -34,6 +34,7 @@ class Metadata(_Struct, frozen=True):
     name: str = ""
     namespace: str = ""
     creation_timestamp: str | None = None
+    deletion_timestamp: str | None = None
     labels: dict[str, str] | None = None
     annotations: dict[str, str] | None = None
     resource_version: str = ""
@@ -163,10 +164,23 @@ class NodeStatus(_Struct, frozen=True):
     addresses: list[NodeAddress] | None = None
 
 
+class Taint(_Struct, frozen=True):
+    """spec.taints[] of a Node."""
+
+    key: str = ""
+
+
+class NodeSpec(_Struct, frozen=True):
+    """spec of a Node."""
+
+    taints: list[Taint] | None = None
+
+
 class NodeObject(_Struct, frozen=True):
     """A Node, v1."""
 
     metadata: Metadata
+    spec: NodeSpec | None = None
     status: NodeStatus | None = None
 
 

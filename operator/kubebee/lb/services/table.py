@@ -39,7 +39,6 @@ class _Entry:
     slices: dict[str, Slice] | None = None
     claims: tuple[Claim, ...] = ()  # as they were placed
     endpoints: int = 0
-    ready_here: int = 0
 
 
 class ServiceTable:
@@ -62,6 +61,7 @@ class ServiceTable:
         self._entries: dict[Name, _Entry] = {}
         self._dirty: set[Name] = set()
         self._warned: dict[Name, tuple[str, ...]] = {}
+        self._checks: dict[Name, HealthCheck] = {}
         self._claims = Claims(self.frontends)
         self._served = 0
         self._endpoints = 0
@@ -132,7 +132,9 @@ class ServiceTable:
         created = entry.service.created if entry.service else ""
         changed = self._claims.place(name, created, entry.claims, made.claims)
         entry.claims, entry.endpoints = made.claims, made.endpoints
-        entry.ready_here = made.ready_here
+        self._checks.pop(name, None)
+        if entry.service is not None and made.claims and entry.service.health_check_port:
+            self._checks[name] = HealthCheck(*name, entry.service.health_check_port, made.ready_here)
         self._warned.pop(name, None)
         if made.warnings:
             self._warned[name] = made.warnings
@@ -179,8 +181,4 @@ class ServiceTable:
 
     def health_checks(self) -> list[HealthCheck]:
         """What load balancers ask about."""
-        return [
-            HealthCheck(*name, entry.service.health_check_port, entry.ready_here)
-            for name, entry in sorted(self._entries.items())
-            if entry.service is not None and entry.claims and entry.service.health_check_port
-        ]
+        return [check for _, check in sorted(self._checks.items())]
