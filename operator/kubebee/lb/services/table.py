@@ -110,6 +110,7 @@ class ServiceTable:
         if entry.service is None and entry.slices is None and not entry.claims:
             del self._entries[name]
             self._dirty.discard(name)
+            self._warned.pop(name, None)
 
     def _all_dirty(self) -> None:
         self._dirty.update(name for name, entry in self._entries.items() if entry.service is not None)
