@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from lab import VIP, Lab
+from kubebee.bpf import features
+from lab import BACKENDS, VIP, Lab
 from lab.netns import Namespace
 from support.running import KUBEBEE, Running, wait_for
 
@@ -38,6 +41,15 @@ def shop(**socket_lb: object) -> dict[str, Any]:
     }
 
 
+def resolver(*backends: str) -> dict[str, Any]:
+    """A ServiceLB of a UDP frontend."""
+    manifest = shop()
+    members = [{"address": each, "port": 53} for each in backends]
+    frontend = {"name": "dns", "address": VIP, "port": 53, "protocol": "UDP", "backends": members}
+    manifest["spec"]["frontends"] = [frontend]
+    return manifest
+
+
 @pytest.fixture
 def running(lab: Lab, tmp_path: Path) -> Iterator[Running]:
     with Running(lab.node_command, tmp_path) as started:
@@ -55,10 +67,15 @@ def seen(running: Running) -> str:
     return running.run("env", "COLUMNS=200", KUBEBEE, "status", "-f", str(running.manifests)).stdout
 
 
-def in_pod(lab: Lab, pod: Namespace, script: str) -> str:
-    """What a process says that is in the node's cgroup, and in a network namespace of its own."""
+def pod_command(lab: Lab, pod: Namespace, script: str) -> list[str]:
+    """A process in the node's cgroup, and in a network namespace of its own."""
     join = 'echo $$ >"$0/cgroup.procs" && exec "$@"'
-    argv = ["sh", "-c", join, str(lab.node.cgroup), *pod.command(["python3", "-c", script])]
+    return ["sh", "-c", join, str(lab.node.cgroup), *pod.command(["python3", "-c", script])]
+
+
+def in_pod(lab: Lab, pod: Namespace, script: str) -> str:
+    """What such a process says."""
+    argv = pod_command(lab, pod, script)
     return subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False).stderr
 
 
@@ -99,3 +116,42 @@ def test_refused_calls_are_counted_by_reason(lab: Lab, running: Running) -> None
     running.wait_ready("ServiceLB", "shop")
     lab.on_node("python3", "-c", CONNECT, check=False)
     wait_for("a count", lambda: "lb sock no backend" in seen(running))
+
+
+WAIT = f"""
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.connect(({VIP!r}, 53))
+print("connected", flush=True)
+try:
+    s.recv(1)
+except OSError as error:
+    print(error.errno)
+"""
+
+
+@contextlib.contextmanager
+def waiting(argv: list[str]) -> Iterator[subprocess.Popen[str]]:
+    """A client that waits for an answer which never comes."""
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == "connected\n"
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.skipif(not features.feature("sock_destroy").available, reason="no bpf_sock_destroy")
+def test_udp_clients_of_a_backend_that_left_are_cut_off_at_once(
+    lab: Lab, running: Running, pod: Namespace
+) -> None:
+    pod.ip("route", "add", "local", BACKENDS["backend1"], "dev", "lo")
+    running.apply(resolver(BACKENDS["backend1"]))
+    running.wait_ready("ServiceLB", "shop")
+    on_node = lab.node_command(["python3", "-c", WAIT])
+    with waiting(on_node) as one, waiting(pod_command(lab, pod, WAIT)) as other:
+        running.apply(resolver(BACKENDS["backend2"]))
+        for client in (one, other):
+            assert client.communicate(timeout=60)[0] == f"{errno.ECONNABORTED}\n"
+    assert "ended" in running.log.read_text()

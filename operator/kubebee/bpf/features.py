@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from kubebee.bpf import netns
 from kubebee.bpf.constants import AttachType, Cmd, MapType, ProgType
 from kubebee.bpf.libbpf import library
 from kubebee.bpf.syscall import BpfError, address, bpf, bpf_errno, errno_name, next_id
@@ -225,6 +226,24 @@ def _struct_ops() -> str:
     return "" if kernel_at_least(6, 4) else "struct_ops links need Linux 6.4"
 
 
+def _sock_destroy() -> str:
+    """Whether iterators can end sockets; kernel functions for programs are in its BTF."""
+    if not BTF_PATH.exists():
+        return "the kernel has no BTF (CONFIG_DEBUG_INFO_BTF)"
+    find = library().libbpf_find_vmlinux_btf_id
+    find.argtypes = (ctypes.c_char_p, ctypes.c_int)
+    found = find(b"bpf_sock_destroy", AttachType.TRACE_FENTRY) > 0  # by its name, with nothing before it
+    return "" if found else "the kernel has no bpf_sock_destroy (Linux 6.5)"
+
+
+def _netns() -> str:
+    try:
+        netns.run_in(netns.OWN, lambda: None)
+    except OSError as error:
+        return f"entering network namespaces takes CAP_SYS_ADMIN [{errno_name(error.errno or 0)}]"
+    return ""
+
+
 def _plain(prog_type: ProgType, attach_type: AttachType = AttachType.CGROUP_INET_INGRESS) -> str:
     err = load_errno(prog_type, attach_type)
     return f"the kernel refuses {prog_type.name} programs [{errno_name(err)}]" if err else ""
@@ -266,6 +285,8 @@ _PROBES: dict[str, Callable[[], str]] = {
     "cgroup_sock_addr": lambda: _plain(ProgType.CGROUP_SOCK_ADDR, AttachType.CGROUP_INET4_BIND),
     "cgroup_sock": lambda: _plain(ProgType.CGROUP_SOCK, AttachType.CGROUP_INET4_POST_BIND),
     "sock_ops": lambda: _plain(ProgType.SOCK_OPS, AttachType.CGROUP_SOCK_OPS),
+    "sock_destroy": _sock_destroy,
+    "netns": _netns,
     "struct_ops": _struct_ops,
     "ringbuf": _ringbuf,
 }

@@ -169,6 +169,7 @@ class Agent:
             asyncio.create_task(self._watch_store()),
             asyncio.create_task(self._watch_interfaces()),
             asyncio.create_task(self.loader.lb_upkeep.run()),
+            asyncio.create_task(self.loader.lb_cutter.run()),
             asyncio.create_task(self.loader.lb_checks.run()),
             asyncio.create_task(self.loader.lb_answers.run()),
             asyncio.create_task(self.services.run()),

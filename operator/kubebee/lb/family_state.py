@@ -54,6 +54,7 @@ class FamilyState:
         self._applied: Mapping[FrontendKey, Frontend] = {}
         """What the last apply() that served all was given."""
         self._arrived: set[bytes] = set()
+        self._left: dict[int, BackendValue] = {}
 
     @classmethod
     def adopt(cls, maps: Mapping[str, Map], family: Family) -> FamilyState:
@@ -98,7 +99,7 @@ class FamilyState:
             if value.hop:
                 self._hops[value.address] = value.hop
             if value.flags & _GONE:
-                self.gone[number] = value
+                self.gone[number] = self._left[number] = value
                 self._retired.add(value.frontend)
             else:
                 by_frontend[value.frontend].append((number, value))
@@ -344,6 +345,7 @@ class FamilyState:
             side = members.side(i)
             if written.get(number) != (member, side):
                 self.gone.pop(number, None)
+                self._left.pop(number, None)
                 self._arrived.add(member.address)
                 writer.backend(number, self._backend_value(member, frontend_id, side))
 
@@ -355,7 +357,7 @@ class FamilyState:
 
     def _retire(self, writer: TableWriter, number: int, value: BackendValue) -> None:
         value = value._replace(flags=_USED | _GONE)
-        self.gone[number] = value
+        self.gone[number] = self._left[number] = value
         writer.gone(number, value)
 
     def _backend_value(self, member: Backend, frontend_id: int, side: int = 0) -> BackendValue:
@@ -411,6 +413,11 @@ class FamilyState:
         self._arrived.clear()
         addresses = {member.address for served in self.served.values() for member in served.members}
         return addresses | {gone.address for gone in self.gone.values()}
+
+    def take_left(self) -> dict[int, BackendValue]:
+        """Return backends that left since the last call, by number; at first those of an earlier loader."""
+        left, self._left = self._left, {}
+        return left
 
     def take_arrived(self) -> set[bytes]:
         """Return addresses of backends written since this or addresses() was last called."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from kubebee.lb.model import FrontendKey
 
@@ -37,3 +38,11 @@ class SyncReport:
             self.rows_written + other.rows_written,
             self.unserved + other.unserved,
         )
+
+
+class Left(NamedTuple):
+    """A backend that left, with the number that sockets and flows know it by."""
+
+    number: int
+    address: bytes
+    port: int

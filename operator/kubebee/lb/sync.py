@@ -12,7 +12,7 @@ from kubebee.lb.family import FAMILIES, IPV4, Family, family_of
 from kubebee.lb.family_state import FamilyState
 from kubebee.lb.layout import NextHop
 from kubebee.lb.model import Forwarding, Frontend, FrontendKey, LbConfig, LbModelError
-from kubebee.lb.reports import SyncReport, Unserved
+from kubebee.lb.reports import Left, SyncReport, Unserved
 from kubebee.lb.served import Served
 
 __all__ = ["CONFIG_MAP", "LbState", "SyncReport", "Unserved", "has_maps", "map_names"]
@@ -111,6 +111,14 @@ class LbState:
     def take_arrived(self) -> set[bytes]:
         """Return addresses of backends written since this or addresses() was last called."""
         return set().union(*(state.take_arrived() for state in self.families.values()))
+
+    def take_left(self) -> list[Left]:
+        """Return backends that left since the last call; at first those of an earlier loader too."""
+        return [
+            Left(number, value.address, value.port)
+            for state in self.families.values()
+            for number, value in state.take_left().items()
+        ]
 
     def next_hop(self, address: bytes) -> NextHop | None:
         """Return how backends at `address` are reached, as written; None = by a route lookup."""

@@ -20,6 +20,7 @@ from kubebee.lb.health.writes import Writes
 from kubebee.lb.sync import Unserved
 from kubebee.loader.chains import Chains
 from kubebee.loader.compiled import Compiler
+from kubebee.loader.cutter import Cutter
 from kubebee.loader.data import LbData, PolicyData, host_addresses
 from kubebee.loader.failures import describe
 from kubebee.loader.host import Host
@@ -72,6 +73,7 @@ class Loader:
         self.xdp = XdpInterfaces(pins, self._compiler)
         self.lb = LbData()
         self.lb_upkeep = LbUpkeep()
+        self.lb_cutter = Cutter(self._compiler, self._tell_uncut)
         self.lb_checks = LbChecks()
         self.lb_answers = LbAnswers(self.lb_condition)
         self.policies: dict[ResourceKey, PolicyData] = {}
@@ -108,6 +110,7 @@ class Loader:
         """Let go of the instance; everything pinned goes on running."""
         self._compiler.stop()
         self.lb_upkeep.stop()
+        self.lb_cutter.rest()
         for state in self.states.values():
             if state.active is not None:
                 state.active.close()
@@ -145,6 +148,7 @@ class Loader:
             self._remove(key)
         if not any(key.kind == "ServiceLB" for key in self.states):
             self.lb_upkeep.rest()
+            self.lb_cutter.rest()
             self.lb_checks.rest()
         self._settle(run)
         self._collect_garbage(frozenset().union(*(chain.pins for chain in run.undecided)))
@@ -196,6 +200,7 @@ class Loader:
                 unserved = self.lb.apply(maps, unit, keep_others=awaited)
                 assert self.lb.state is not None
                 self.lb_upkeep.follow(maps, self.lb.state)
+                self.lb_cutter.follow(maps, self.lb.state.take_left())
                 self._tell_unserved(unit.key, unserved)
                 self._happenings += self.lb_checks.happenings(self._node)
                 self._lb_writes.succeeded(time.time())
@@ -271,6 +276,11 @@ class Loader:
                 if known is not None and known.active is not None:
                     self._write(unit, known.active.maps)
         return state.failure is None
+
+    def _tell_uncut(self, text: str) -> None:
+        for key in self.states:
+            if key.kind == "ServiceLB":
+                self._tell(key, "SocketsGoOn", f"{self._node}: {text}", warning=True)
 
     def _tell_unserved(self, key: ResourceKey, unserved: Sequence[Unserved]) -> None:
         if unserved:

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable
 
 from kubebee.errors import KubebeeError
+from kubebee.loader import cutter
 from kubebee.loader.compiled import Compiled, Compiler, StillCompilingError, load_hash
 from kubebee.loader.data import write_live_globals
 from kubebee.loader.failures import describe
@@ -124,6 +125,7 @@ class Versions:
         before = active.unit if active is not None else self._last_good.load(unit.key) if ran_before else None
         self._globals(compiled, loaded, before)
         loaded.notes += [text for item in compiled for text in item.warnings]
+        loaded.notes += cutter.notes(loaded.maps)
         return loaded
 
     @staticmethod

@@ -163,6 +163,13 @@ spec:
               mountPropagation: HostToContainer
               readOnly: true
             {{- end }}
+            {{- if $loader.capabilities.sysAdmin }}
+            - name: netns
+              mountPath: /run/netns
+              # Network namespaces of pods that start later are seen too.
+              mountPropagation: HostToContainer
+              readOnly: true
+            {{- end }}
             - name: cache
               mountPath: {{ $loader.cache }}
             - name: tmp
@@ -195,6 +202,12 @@ spec:
           hostPath:
             path: {{ . }}
             type: Directory
+        {{- end }}
+        {{- if $loader.capabilities.sysAdmin }}
+        - name: netns
+          hostPath:
+            path: /run/netns
+            type: DirectoryOrCreate
         {{- end }}
         - name: cache
           hostPath:
