@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from functools import reduce
 
 from kubebee.bpf.map import Map
+from kubebee.lb.family import Family
 from kubebee.lb.family_state import FamilyState
 from kubebee.lb.grace import wait_for_readers
 from kubebee.lb.layout import BackendValue, Flow, FlowFlag, FlowKey, Reverse, u32
@@ -41,12 +42,19 @@ class Timeouts:
 
 @dataclass(frozen=True, slots=True)
 class GcReport:
-    """What one collection saw and did. `live` flows remain; `orphans` had lost their other half."""
+    """What one collection saw and did.
+
+    Attributes:
+        live: flows that remain.
+        orphans: had lost their other half.
+        drained: were ended, as their backend had drained for long enough.
+    """
 
     live: int = 0
     expired: int = 0
     orphans: int = 0
     backends_freed: int = 0
+    drained: int = 0
 
     def plus(self, other: GcReport) -> GcReport:
         """What both saw and did."""
@@ -55,11 +63,16 @@ class GcReport:
             self.expired + other.expired,
             self.orphans + other.orphans,
             self.backends_freed + other.backends_freed,
+            self.drained + other.drained,
         )
 
 
 def collect(
-    maps: Mapping[str, Map], state: LbState, now_ns: int, timeouts: Timeouts | None = None
+    maps: Mapping[str, Map],
+    state: LbState,
+    now_ns: int,
+    timeouts: Timeouts | None = None,
+    drained: Mapping[Family, Set[int]] | None = None,
 ) -> GcReport:
     """Delete flows that are over. Call it every few seconds.
 
@@ -68,15 +81,22 @@ def collect(
         state: the state of the same maps.
         now_ns: CLOCK_MONOTONIC.
         timeouts: when a flow is over.
+        drained: numbers of gone backends whose flows end now.
     """
+    drained = drained or {}
     timeouts = timeouts or Timeouts()
     if any(part.gone for part in state.families.values()):
         wait_for_readers()  # a flow being made towards a gone backend is in the map afterwards
     parts = state.families.values()
-    return reduce(GcReport.plus, (_collect_family(maps, part, now_ns, timeouts) for part in parts))
+    reports = (
+        _collect_family(maps, part, now_ns, timeouts, drained.get(part.family, frozenset())) for part in parts
+    )
+    return reduce(GcReport.plus, reports)
 
 
-def _collect_family(maps: Mapping[str, Map], state: FamilyState, now_ns: int, timeouts: Timeouts) -> GcReport:
+def _collect_family(
+    maps: Mapping[str, Map], state: FamilyState, now_ns: int, timeouts: Timeouts, drained: Set[int]
+) -> GcReport:
     family = state.family
     if family.flows not in maps:
         return GcReport(backends_freed=state.free_gone(maps, frozenset()))
@@ -85,13 +105,16 @@ def _collect_family(maps: Mapping[str, Map], state: FamilyState, now_ns: int, ti
     backends = _Backends(maps[family.backends])
     reverse = {key: Reverse.unpack(value) for key, value in other_half.items()}
     used: set[int] = set()
-    live = 0
+    live = ended = 0
     over: list[tuple[bytes, bytes | None]] = []
     for raw, value in flows.items():
         protocol, flow = FlowKey.unpack(raw).protocol, Flow.unpack(value)
         other_key = backends.reverse_key(flow, protocol)
         other = reverse.pop(other_key, None) if other_key else None
-        if _is_over(protocol, flow, other, now_ns, timeouts):
+        if flow.backend in drained:
+            ended += 1
+            over.append((raw, other_key))
+        elif _is_over(protocol, flow, other, now_ns, timeouts):
             over.append((raw, other_key))
         else:
             live += 1
@@ -104,7 +127,8 @@ def _collect_family(maps: Mapping[str, Map], state: FamilyState, now_ns: int, ti
     _delete(flows, [raw for raw, _ in over])
     _delete(other_half, [key for _, key in over if key])
     _delete(other_half, orphans)
-    return GcReport(live, len(over), len(orphans), state.free_gone(maps, frozenset(used)))
+    freed = state.free_gone(maps, frozenset(used))
+    return GcReport(live, len(over) - ended, len(orphans), freed, ended)
 
 
 def _is_over(protocol: int, flow: Flow, other: Reverse | None, now_ns: int, timeouts: Timeouts) -> bool:

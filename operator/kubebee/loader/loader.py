@@ -199,7 +199,7 @@ class Loader:
                 unit = self.lb_checks.applied_to(unit, self.lb.adopt(maps))
                 unserved = self.lb.apply(maps, unit, keep_others=awaited)
                 assert self.lb.state is not None
-                self.lb_upkeep.follow(maps, self.lb.state)
+                self.lb_upkeep.follow(maps, self.lb.state, unit.drain_seconds)
                 self.lb_cutter.follow(maps, self.lb.state.take_left())
                 self._tell_unserved(unit.key, unserved)
                 self._happenings += self.lb_checks.happenings(self._node)

@@ -6,14 +6,17 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 
 from kubebee.bpf.map import Map
 from kubebee.bpf.neighbours import our_neighbours, stop_keeping
 from kubebee.errors import KubebeeError
-from kubebee.lb.family import IPV6
+from kubebee.lb.drain import Drains
+from kubebee.lb.family import IPV6, Family
 from kubebee.lb.gc import GcReport, collect
 from kubebee.lb.layout import NextHop
+from kubebee.lb.model import FrontendKey
 from kubebee.lb.sync import LbState
 from kubebee.loader.neighbours import Neighbours
 
@@ -31,12 +34,14 @@ class LbUpkeep:
 
     Attributes:
         collected: what the last collection of flows saw.
-        expired, orphans, freed: sums over all collections, for metrics.
+        expired, orphans, drained, freed: sums over all collections, for metrics.
     """
 
     def __init__(self) -> None:
         self.collected = GcReport()
-        self.expired = self.orphans = self.freed = 0
+        self.expired = self.orphans = self.drained = self.freed = 0
+        self._drains: defaultdict[Family, Drains] = defaultdict(Drains)
+        self._drain_seconds: Mapping[FrontendKey, int] = {}
         self._maps: Mapping[str, Map] = {}
         self._state: LbState | None = None
         self._followed: LbState | None = None
@@ -44,10 +49,17 @@ class LbUpkeep:
         self._resting = False
         self._wake = asyncio.Event()
 
-    def follow(self, maps: Mapping[str, Map], state: LbState) -> None:
+    def follow(
+        self, maps: Mapping[str, Map], state: LbState, drain_seconds: Mapping[FrontendKey, int] | None = None
+    ) -> None:
         """Keep the next hops of all backends in `maps` right from now on; call it after each write to them.
 
         Addresses that no backend has any more are followed until a collection frees the last of them.
+
+        Args:
+            maps: the load balancer's.
+            state: what they have.
+            drain_seconds: how long backends that left a frontend keep their flows, where that is limited.
 
         Raises:
             BpfError: netlink failed, or a map refused a write.
@@ -56,6 +68,8 @@ class LbUpkeep:
             self.rest()
         self._resting = False
         self._maps, self._state = maps, state
+        self._drain_seconds = drain_seconds or {}
+        self._note_drains(state)
         if self._neighbours is None:
             self._neighbours = Neighbours(self, ipv6=IPV6 in state.families)
             self._wake.set()
@@ -101,6 +115,14 @@ class LbUpkeep:
         """Drop what is known of addresses that no backend has any more."""
         if self._state is not None:
             self._state.forget_next_hops(addresses)
+
+    def _note_drains(self, state: LbState) -> dict[Family, frozenset[int]]:
+        """Backends that have drained for long enough; those that have just left begin to."""
+        now, over = time.monotonic(), {}
+        for family, part in state.families.items():
+            self._drains[family].follow(part, self._drain_seconds, now)
+            over[family] = self._drains[family].over(now)
+        return over
 
     async def run(self) -> None:
         """Follow the network and collect flows until cancelled; what fails is logged and tried again."""
@@ -155,7 +177,10 @@ class LbUpkeep:
         assert self._state is not None
         assert self._neighbours is not None
         start = time.monotonic()
-        self.collected = report = collect(self._maps, self._state, time.monotonic_ns())
+        drained = self._note_drains(self._state)
+        now = time.monotonic_ns()
+        self.collected = report = collect(self._maps, self._state, now, drained=drained)
+        self.drained += report.drained
         self.expired += report.expired
         self.orphans += report.orphans
         self.freed += report.backends_freed

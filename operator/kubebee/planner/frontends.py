@@ -114,7 +114,7 @@ class Balanced:
         frontends: by key, in the order of the spec.
         modes: ways of forwarding among them.
         affinity: whether clients of some come back to the backend they had.
-        checks: of the frontends that have one.
+        checks, drain_seconds: of the frontends that have one.
     """
 
     spec: api.ServiceLBSpec
@@ -124,6 +124,7 @@ class Balanced:
     modes: frozenset[Forwarding]
     affinity: bool
     checks: Mapping[FrontendKey, Check] = field(default_factory=dict)
+    drain_seconds: Mapping[FrontendKey, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, lb: api.ServiceLB, before: Balanced | None = None) -> Balanced:
@@ -152,5 +153,10 @@ class Balanced:
                 frontend.key: check
                 for frontend, item in zip(frontends, lb.spec.frontends, strict=True)
                 if (check := check_of(item)) is not None
+            },
+            drain_seconds={
+                frontend.key: item.drain_seconds
+                for frontend, item in zip(frontends, lb.spec.frontends, strict=True)
+                if item.drain_seconds is not None
             },
         )

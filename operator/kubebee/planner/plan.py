@@ -114,6 +114,7 @@ class LbUnit:
         interfaces: where the stage runs, and in which XDP mode.
         snat: whether some of the frontends are served by SNAT.
         services: which Services of the cluster are served beside the frontends; None: none.
+        drain_seconds: how long backends that left a frontend keep their flows; else until the flows end.
         healthz_ports: where the node says whether it serves.
         checks: how the backends of frontends are tried; those that it does not have are not checked.
         map_sizes: max_entries by map; one that exists may be down to half of it.
@@ -130,6 +131,7 @@ class LbUnit:
     map_sizes: Mapping[str, int]
     features: Features
     services: ServicesWanted | None = None
+    drain_seconds: Mapping[FrontendKey, int] = field(default_factory=dict)
     healthz_ports: tuple[int, ...] = ()
     checks: Mapping[FrontendKey, Check] = field(default_factory=dict)
     key: ResourceKey = ResourceKey("ServiceLB", "_all")

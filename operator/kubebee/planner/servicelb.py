@@ -176,6 +176,7 @@ def _unit(
         map_sizes=map_sizes(needs),
         features=features,
         services=wanted,
+        drain_seconds=dict(ChainMap(*(dict(served.balanced.drain_seconds) for served in accepted))),
         healthz_ports=tuple(served.spec.healthz_port for served in accepted if served.spec.healthz_port),
         checks=dict(ChainMap(*(dict(served.balanced.checks) for served in accepted))),
     )

@@ -104,8 +104,8 @@ class Frontend(ApiModel):
     """Instead of that of the spec."""
     health_check: HealthCheck | None = None
     """Active checks of the backends; those that fail get no new connections."""
-    drain_seconds: Annotated[Annotated[Int, Field(ge=0, le=86400)] | None, LATER] = None
-    """How long a backend that was taken out keeps its connections."""
+    drain_seconds: Annotated[Int, Field(ge=0, le=86400)] | None = None
+    """SNAT: how long a backend that was removed keeps its connections; default: until they end."""
 
 
 class ServicesSelector(RuledModel):
