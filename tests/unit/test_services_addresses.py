@@ -85,7 +85,7 @@ def test_a_node_port_is_served_on_every_address_of_the_node_and_for_sockets_on_l
     assert site.served("127.0.0.1", 30080) == TWO_SERVED
     assert site.frontend("127.0.0.1", 30080).sockets_only
     assert not site.frontend(NODE_ADDRESSES[0], 30080).sockets_only
-    assert "[::1]:30080/TCP" not in site.places
+    assert site.frontend("::1", 30080).sockets_only
 
 
 def test_node_ports_follow_the_addresses_of_the_node() -> None:

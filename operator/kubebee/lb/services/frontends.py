@@ -12,7 +12,8 @@ from kubebee.lb.services.service import Port, Service
 from kubebee.lb.services.serving import Serving, endpoints, serving
 from kubebee.lb.services.slices import Slice
 
-LOOPBACK = bytes((127, 0, 0, 1))
+LOOPBACKS = {len(address): address for address in (bytes((127, 0, 0, 1)), bytes(15) + b"\x01")}
+"""By length. The programs that keep node ports from being bound know them by their entry there."""
 
 
 class Rank(IntEnum):
@@ -119,8 +120,8 @@ class _Maker:
         if port.node_port:
             for address in self._own(facts.addresses):
                 yield Claim(Rank.NODE_PORT, self._external(address, port.node_port))
-            if self._length == len(LOOPBACK):
-                yield Claim(Rank.NODE_PORT, self._external(LOOPBACK, port.node_port, sockets_only=True))
+            loopback = LOOPBACKS[self._length]
+            yield Claim(Rank.NODE_PORT, self._external(loopback, port.node_port, sockets_only=True))
         if not service.closed:
             ranges = tuple(one for one in service.source_ranges if len(one.address) == self._length)
             if any(one.length == 0 for one in ranges):
