@@ -1,4 +1,4 @@
-"""What sockets of a node see of its Services: affinity, node ports, policies, and endpoints that are not there."""
+"""What sockets of a node see of its Services: affinity, node ports, policies, missing endpoints."""
 
 from __future__ import annotations
 
@@ -100,7 +100,9 @@ def test_a_service_without_endpoints_refuses_as_kube_proxy_does(lab: Lab, runnin
         assert REFUSED in on_node(lab, _ASK.format(address=address, port=port)).stderr
 
 
-def test_of_a_local_policy_the_nodes_own_sockets_reach_endpoints_elsewhere(lab: Lab, running: Running) -> None:
+def test_of_a_local_policy_the_nodes_own_sockets_reach_endpoints_elsewhere(
+    lab: Lab, running: Running
+) -> None:
     running.apply(web(externalTrafficPolicy="Local"))
     running.apply(behind(ONE, TWO))  # both on another node
     wait_for("both answer", lambda: set(asked(lab, NODE, NODE_PORT)) == BOTH)
