@@ -71,6 +71,23 @@ class _Query:
         return path == self.path and named and not any(label in labels for label in self.without)
 
 
+@dataclass(frozen=True)
+class _Change:
+    """What happened to an object of a collection."""
+
+    kind: str
+    path: str
+    known: dict[str, Any]
+    before: Mapping[str, Any] | None
+
+    def seen_by(self, query: _Query) -> bytes:
+        """The line that a watch is told; b"" for none."""
+        if query.takes(self.path, self.known):
+            return _line(self.kind, self.known)
+        left = self.before is not None and query.takes(self.path, self.before)
+        return _line("DELETED", self.known) if left else b""
+
+
 @dataclass
 class _Watch:
     """A watch that is open."""
@@ -108,7 +125,7 @@ class ApiServer:
         self._versions = itertools.count(100)
         self._version = next(self._versions)
         self._oldest = 0
-        self._history: list[tuple[int, str, str, dict[str, Any]]] = []  # version, event, path, object
+        self._history: list[tuple[int, _Change]] = []
         self._watches: list[_Watch] = []
         self._refusals: list[tuple[str, int, str]] = []
         self._refused_paths: dict[str, int] = {}
@@ -339,12 +356,11 @@ class ApiServer:
         self._version = next(self._versions)
         known = self._objects[path][name]
         known["metadata"] = {**known["metadata"], "resourceVersion": str(self._version)}
-        self._history.append((self._version, kind, path, dict(known)))
+        change = _Change(kind, path, dict(known), before)
+        self._history.append((self._version, change))
         for watch in self._watches:
-            if watch.query.takes(path, known):
-                watch.lines.put_nowait(_line(kind, known))
-            elif before is not None and watch.query.takes(path, before):  # it left the selection
-                watch.lines.put_nowait(_line("DELETED", known))
+            if line := change.seen_by(watch.query):
+                watch.lines.put_nowait(line)
 
     def _check(self, request: web.Request, verb: str, name: str) -> web.Response | None:
         """An answer for what shall not go on."""
@@ -393,9 +409,9 @@ class ApiServer:
             return self._refused("watch", query.name or query.path, 410)
         self.requests.append(Request("watch", query.name or query.path, 200))
         watch = _Watch(query)
-        for version, kind, path, known in self._history:
-            if version > since and query.takes(path, known):
-                watch.lines.put_nowait(_line(kind, known))
+        for version, change in self._history:
+            if version > since and (line := change.seen_by(query)):
+                watch.lines.put_nowait(line)
         self._watches.append(watch)
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         try:

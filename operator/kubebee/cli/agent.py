@@ -236,13 +236,16 @@ class Agent:
         self.services.take(snapshot)
         inputs = Inputs(snapshot.resources, snapshot.config_maps, self.node, render_template, self._shape)
         planned = self.planner.plan(inputs)
-        if self._follow_services(planned.plan.lb):
+        reshaped = self._follow_services(planned.plan.lb)
+        if reshaped:
             planned = self.planner.plan(replace(inputs, services=self._shape))
         self.planned = planned
         report = await self.loader.apply(planned.plan)
         if snapshot.look_again:
             loop = asyncio.get_running_loop()
             self._look_again = loop.call_later(snapshot.look_again, self._wake.set)
+        if reshaped:
+            gc.freeze()  # as after the first pass: what came in by thousands stays
         self.pass_seconds = time.perf_counter() - start
         self._publish(snapshot, planned, report)
         return report

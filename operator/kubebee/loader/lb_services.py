@@ -67,7 +67,7 @@ class LbServices:
         if lb.services is None or not self._source.table.synced:
             return lb
         found = self._source.table.frontends
-        if not SERVES_IPV6:
+        if not SERVES_IPV6 and self._source.table.shape.needs.ipv6.frontends:
             found = {key: each for key, each in found.items() if family_of(key.address) is not IPV6}
         return replace(lb, frontends=found | self._explicit)
 
@@ -101,10 +101,10 @@ class LbServices:
 
     def news(self) -> Iterator[tuple[str, str]]:
         """Reason and text of what can't be served and was not said yet."""
-        yield from self._fresh("ServiceLeftOut", self.left_out())
-        yield from self._fresh("ServiceWarning", self.warnings())
+        yield from self._fresh(self.left_out(), reason="ServiceLeftOut")
+        yield from self._fresh(self.warnings(), reason="ServiceWarning")
 
-    def _fresh(self, reason: str, texts: Iterable[str]) -> Iterator[tuple[str, str]]:
+    def _fresh(self, texts: Iterable[str], *, reason: str) -> Iterator[tuple[str, str]]:
         now = frozenset(texts)
         fresh: Sequence[str] = sorted(now - self._said.get(reason, frozenset()))
         self._said[reason] = now

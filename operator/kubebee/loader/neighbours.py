@@ -11,7 +11,7 @@ import os
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Set
 from itertools import islice
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from kubebee.bpf.neighbours import (
     Neighbour,
@@ -34,6 +34,7 @@ _MAC_BYTES = 6
 _MAX_MTU = 0xFFFF
 
 _MANY_PREFIXES = 16
+_Value = TypeVar("_Value", Route, NextHop)
 
 
 class HopTable(Protocol):
@@ -65,6 +66,7 @@ class Neighbours:
         self.events = NetEvents(ipv6=ipv6)  # before anything is listed, so that nothing is missed
         self._links: dict[int, Interface] = {link.index: link for link in dump_interfaces()}
         self._routes: dict[bytes, Route | None] = {}
+        self._alike: dict[Route | NextHop, Route | NextHop] = {}
         self._behind: defaultdict[NeighbourKey, set[bytes]] = defaultdict(set)
         self._macs: dict[NeighbourKey, bytes] = {}
         self._kept: set[NeighbourKey] = set(our_neighbours())  # of an earlier run; given up if not wanted
@@ -122,7 +124,7 @@ class Neighbours:
         for address, route in zip(part, lookup_routes(part), strict=True):
             if self._routes.get(address) != route:
                 self._forget_route(address)
-            self._routes[address] = route
+            self._routes[address] = route and self._once(route)
             if route is not None:
                 self._behind[_neighbour_of(route)].add(address)
             del self._stale[address]
@@ -245,6 +247,12 @@ class Neighbours:
             self._macs.pop(key, None)
             self._unkept.discard(key)
 
+    def _once(self, value: _Value) -> _Value:
+        """An equal value that is kept already: behind one gateway 100,000 backends need one each."""
+        if len(self._alike) > SLICE:  # neighbours on the link have one each, and those come and go
+            self._alike.clear()
+        return self._alike.setdefault(value, value)  # type: ignore[return-value]
+
     def _publish_hops(self, addresses: Iterable[bytes]) -> None:
         hops: dict[bytes, NextHop | None] = {}
         for address in addresses:
@@ -261,7 +269,7 @@ class Neighbours:
                 hops[address] = None
             if len(mac) == _MAC_BYTES:
                 mtu = min(route.mtu or link.mtu, link.mtu, _MAX_MTU)
-                hops[address] = NextHop(route.ifindex, mac + link.address, mtu)
+                hops[address] = self._once(NextHop(route.ifindex, mac + link.address, mtu))
         if hops:
             self._table.set_next_hops(hops)
 
