@@ -44,28 +44,21 @@ static __always_inline void lb_affinity_client(void *ctx, const struct kb_lb_fro
 }
 
 /* What is left of a time before affinity was switched off is as good as any: its age decides. */
-static __always_inline bool lb_affinity_last(void *map, const struct kb_lb_netns *client, __u32 seconds,
-					     __u32 *backend)
+static __always_inline bool lb_affinity_holds(const struct kb_lb_affinity *last, __u64 now, __u32 seconds)
 {
-	struct kb_lb_affinity *last = bpf_map_lookup_elem(map, client);
-
-	if (!last || bpf_ktime_get_coarse_ns() - last->used > seconds * LB_SECOND_NS)
-		return false;
-	*backend = last->backend;
-	return true;
+	return last && now - last->used <= seconds * LB_SECOND_NS;
 }
 
-static __always_inline void lb_affinity_use(void *map, const struct kb_lb_netns *client, __u32 backend)
+/* `last` is the client's entry, if it has one. */
+static __always_inline void lb_affinity_use(void *map, const struct kb_lb_netns *client, struct kb_lb_affinity *last,
+					    __u64 now, __u32 backend)
 {
-	struct kb_lb_affinity now = { .used = bpf_ktime_get_coarse_ns(), .backend = backend };
-	struct kb_lb_affinity *last = bpf_map_lookup_elem(map, client);
+	struct kb_lb_affinity made = { .used = now, .backend = backend };
 
-	if (last) {
-		last->used = now.used;
-		last->backend = backend;
-	} else {
-		bpf_map_update_elem(map, client, &now, BPF_ANY);
-	}
+	if (last)
+		*last = made;
+	else
+		bpf_map_update_elem(map, client, &made, BPF_ANY);
 }
 
 #endif

@@ -53,17 +53,23 @@ static __always_inline void LB_V(lb_sock_choose)(struct bpf_sock_addr *ctx, cons
 						 __u32 hash, struct LB_V(lb_choice) *choice)
 {
 #ifdef KB_LB_AFFINITY
+	struct kb_lb_affinity *last;
 	struct kb_lb_netns client;
+	__u64 now;
 
 	if (frontend->affinity) {
+		now = bpf_ktime_get_coarse_ns();
 		lb_affinity_client(ctx, frontend, &client);
+		last = bpf_map_lookup_elem(&LB_V(kb_lb_aff_sock), &client);
 		choice->backend = NULL;
-		if (lb_affinity_last(&LB_V(kb_lb_aff_sock), &client, frontend->affinity, &choice->id))
+		if (lb_affinity_holds(last, now, frontend->affinity)) {
+			choice->id = last->backend;
 			choice->backend = LB_V(lb_sock_backend)(choice->id, frontend);
+		}
 		if (!choice->backend || !choice->backend->weight)
 			LB_V(lb_select_inside)(frontend, hash, choice);
 		if (choice->backend)
-			lb_affinity_use(&LB_V(kb_lb_aff_sock), &client, choice->id);
+			lb_affinity_use(&LB_V(kb_lb_aff_sock), &client, last, now, choice->id);
 		return;
 	}
 #else
