@@ -10,6 +10,7 @@
 #include <bpf/bpf_helpers.h>
 
 #include "lb_types.h"
+#include "names.h"
 
 /* One entry a frontend and one an address. */
 struct {
@@ -62,6 +63,15 @@ struct {
 	__type(value, __u8);
 } kb_lb_sources SEC(".maps");
 
+/* What declared a frontend ("ServiceLB/shop:web"), by its id. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 16384);
+	__type(key, __u32);
+	__type(value, struct kb_name);
+} kb_lb_names SEC(".maps");
+
 #ifdef KB_LB_IPV6
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -107,6 +117,14 @@ struct {
 	__type(key, struct kb_lb_source6);
 	__type(value, __u8);
 } kb_lb_sources6 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 16384);
+	__type(key, __u32);
+	__type(value, struct kb_name);
+} kb_lb_names6 SEC(".maps");
 #endif
 
 /* Of both families. */

@@ -10,6 +10,7 @@ import pytest
 from scapy.layers.inet import IP, TCP
 from scapy.packet import Packet
 
+from kubebee import names
 from kubebee.bpf.map import Map
 from kubebee.bpf.syscall import BpfError
 from kubebee.lb import stats
@@ -267,3 +268,37 @@ def test_only_addresses_that_came_are_handed_on(lb: Balancer) -> None:
     assert lb.state.addresses() == {one, two, three}  # flows may still lead to the first
     lb.collect()
     assert lb.state.addresses() == {two, three}
+
+
+def names_in(lb: Balancer) -> list[str]:
+    return sorted(names.read(lb.maps["kb_lb_names"]).values())
+
+
+def test_the_maps_say_what_their_frontends_are_called(lb: Balancer) -> None:
+    web, dns = frontend("10.0.0.1:80", owner="ServiceLB/a:web"), frontend(port=53, owner="ServiceLB/a:dns")
+    lb.serve(web, dns)
+    assert names_in(lb) == ["ServiceLB/a:dns", "ServiceLB/a:web"]
+    lb.state = LbState.adopt(lb.maps)
+    assert {each.owner for each in stats.read(lb.maps, lb.state)} == {"ServiceLB/a:dns", "ServiceLB/a:web"}
+
+
+def test_another_name_alone_is_written_and_changes_nothing_else(lb: Balancer) -> None:
+    lb.serve(frontend("10.0.0.1:80", owner="ServiceLB/a:web"))
+    assert lb.serve(frontend("10.0.0.1:80", owner="ServiceLB/b:web")) == SyncReport()
+    assert names_in(lb) == ["ServiceLB/b:web"]
+    assert [each.owner for each in stats.read(lb.maps, lb.state)] == ["ServiceLB/b:web"]
+
+
+def test_a_name_goes_with_the_last_that_is_kept_of_its_frontend(lb: Balancer) -> None:
+    lb.serve(frontend("10.0.0.1:80", owner="ServiceLB/a:web"))
+    lb.serve()
+    assert names_in(lb) == ["ServiceLB/a:web"], "its backend may still have flows"
+    lb.collect()
+    assert names_in(lb) == []
+
+
+def test_a_name_that_is_too_long_is_cut(lb: Balancer) -> None:
+    lb.serve(frontend("10.0.0.1:80", owner="Service/" + 300 * "x"))
+    (name,) = names_in(lb)
+    assert (len(name), name.endswith("x...")) == (names.BYTES - 1, True)
+    assert lb.serve(frontend("10.0.0.1:80", owner="Service/" + 300 * "x")) == SyncReport()

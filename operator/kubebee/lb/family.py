@@ -56,6 +56,11 @@ class Family:
         return "kb_lb_sources" + self.suffix
 
     @property
+    def names(self) -> str:
+        """Name of the map of what frontends are called, by id."""
+        return "kb_lb_names" + self.suffix
+
+    @property
     def flows(self) -> str:
         """Name of the map of SNAT flows; exists only where SNAT is rendered."""
         return "kb_lb_flow" + self.suffix
@@ -64,6 +69,16 @@ class Family:
     def reverse(self) -> str:
         """Name of the map of their other halves; exists only where SNAT is rendered."""
         return "kb_lb_rev" + self.suffix
+
+    @property
+    def affinity(self) -> str:
+        """Name of the map of the backends that clients had; exists only where affinity is rendered."""
+        return "kb_lb_affinity" + self.suffix
+
+    @property
+    def socket_affinity(self) -> str:
+        """Name of that of the node's network namespaces; exists only where affinity is rendered."""
+        return "kb_lb_aff_sock" + self.suffix
 
     @property
     def map_names(self) -> tuple[str, ...]:
@@ -75,6 +90,7 @@ class Family:
             self.backend_counts,
             self.frontend_counts,
             self.sources,
+            self.names,
         )
 
     def present(self, maps: Mapping[str, object]) -> bool:

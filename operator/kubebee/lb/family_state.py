@@ -23,6 +23,7 @@ from kubebee.lb.reports import SyncReport, Unserved
 from kubebee.lb.served import Served, as_desired, flags_of
 from kubebee.lb.sources import SourceRanges
 from kubebee.lb.writer import TableWriter
+from kubebee.names import NameTable
 
 # Plain numbers: arithmetic of enums takes ten times as long, and there are 100,000 backends.
 _USED, _GONE, _SOCKETS_ONLY = map(int, (BackendFlag.USED, BackendFlag.GONE, FrontendFlag.SOCKETS_ONLY))
@@ -51,6 +52,7 @@ class FamilyState:
         self._retired: set[int] = set()  # ids of removed frontends that gone backends still refer to
         self._hops: dict[bytes, NextHop] = {}
         self._ranges = SourceRanges(0)
+        self._names = NameTable()
         self._applied: Mapping[FrontendKey, Frontend] = {}
         """What the last apply() that served all was given."""
         self._arrived: set[bytes] = set()
@@ -63,7 +65,9 @@ class FamilyState:
         writer = TableWriter(maps, family)
         for number, value in orphans:
             state._retire(writer, number, value)
-        state._ranges.forget_unknown(writer, {served.value.id for served in state.served.values()})
+        served = {each.value.id for each in state.served.values()}
+        state._ranges.forget_unknown(writer, served)
+        state._names.forget(maps[family.names], state._names.written.keys() - served - state._retired)
         writer.flush()
         return state
 
@@ -83,6 +87,7 @@ class FamilyState:
         state = cls(family, frontends, room[family.slots], backends)
         state._capacity = room[family.frontends]
         state._ranges = SourceRanges.adopt(maps[family.sources])
+        state._names = NameTable.adopt(maps[family.names])
         by_frontend = state._adopt_backends(maps[family.backends])
         state._adopt_frontends(maps[family.frontends], by_frontend)
         return state, [member for members in by_frontend.values() for member in members]
@@ -124,7 +129,8 @@ class FamilyState:
             if not self._reserve(value):
                 served.value = value._replace(base=0, size=0, inside_base=0, inside_size=0, fingerprint=0)
             elif Contents.of(members, served.ids).fingerprint == value.fingerprint:
-                served.desired = as_desired(key, members, value, self._ranges.of(value.id))
+                name = self._names.written.get(value.id, "")
+                served.desired = as_desired(key, members, value, self._ranges.of(value.id), name)
             self.served[key] = served
             ids.add(value.id)
         self._want_addresses()
@@ -157,10 +163,12 @@ class FamilyState:
             LbModelError: one is of another family; nothing was written.
             BpfError: a map refused a write. What the maps show is whole; adopt() them anew.
         """
-        removed, wanted = self._differences(desired)
-        self._refuse_others(wanted)
+        removed, doubtful = self._differences(desired)
+        self._refuse_others(doubtful)
         self._applied = {}  # until all of it is done
+        wanted = [each for each in doubtful if not self._is_served(each)]
         if not removed and not wanted:
+            self._name(maps, doubtful)
             self._applied = desired
             return SyncReport()
 
@@ -185,6 +193,7 @@ class FamilyState:
         if self._doubtful_addresses:
             self._want_addresses()
         self._write_addresses(frontends)
+        self._name(maps, doubtful)
         self._applied = {} if unserved else desired
         return SyncReport(
             added, changed, len(removed), writer.backends_written, writer.rows_written, tuple(unserved)
@@ -193,19 +202,31 @@ class FamilyState:
     def _differences(
         self, desired: Mapping[FrontendKey, Frontend]
     ) -> tuple[Set[FrontendKey], list[Frontend]]:
-        """Frontends to remove, and those that are new or differ: few of many, as a rule."""
+        """Frontends to remove, and those that may be new or differ: few of many, as a rule."""
         last, served = self._applied, self.served
         if len(last) == len(desired) and all(map(is_, last, desired)):
             # The same frontends in the same order, so that no look-up is needed: a tenth of the time.
-            candidates = compress(desired.values(), map(is_not, last.values(), desired.values()))
-            return frozenset(), [each for each in candidates if served[each.key].desired != each]
-        wanted = [
+            return frozenset(), list(compress(desired.values(), map(is_not, last.values(), desired.values())))
+        doubtful = [
             frontend
             for key, frontend in desired.items()
-            if (known := served.get(key)) is None
-            or (known.desired is not frontend and known.desired != frontend)
+            if (known := served.get(key)) is None or known.desired is not frontend
         ]
-        return served.keys() - desired.keys(), wanted
+        return served.keys() - desired.keys(), doubtful
+
+    def _is_served(self, frontend: Frontend) -> bool:
+        served = self.served.get(frontend.key)
+        return served is not None and served.desired == frontend
+
+    def _name(self, maps: Mapping[str, Map], frontends: Iterable[Frontend]) -> None:
+        """Let these be known by what declares them now, which is no difference to packets."""
+        names: dict[int, str] = {}
+        for frontend in frontends:
+            served = self.served.get(frontend.key)
+            if served is not None and served.desired == frontend:
+                served.desired = frontend
+                names[served.value.id] = frontend.owner
+        self._names.write(maps[self.family.names], names)
 
     def _refuse_others(self, wanted: Iterable[Frontend]) -> None:
         for frontend in wanted:
@@ -461,6 +482,7 @@ class FamilyState:
             self._backend_ids.give_back(number)
         for frontend in self._retired - {gone.frontend for gone in self.gone.values()}:
             maps[family.frontend_counts].update(layout.u32(frontend), Stat().pack())
+            self._names.forget(maps[family.names], [frontend])
             self._retired.discard(frontend)
             self._frontend_ids.give_back(frontend)
         return len(numbers)

@@ -45,7 +45,7 @@ def flags_of(frontend: Frontend) -> int:
 
 
 def as_desired(
-    key: FrontendKey, members: Members, value: FrontendValue, ranges: tuple[Prefix, ...]
+    key: FrontendKey, members: Members, value: FrontendValue, ranges: tuple[Prefix, ...], owner: str
 ) -> Frontend:
     """The frontend that the maps show."""
     flags = value.flags
@@ -58,4 +58,5 @@ def as_desired(
         source_ranges=ranges,
         sockets_only=bool(flags & FrontendFlag.SOCKETS_ONLY),
         drop_outside=bool(flags & FrontendFlag.DROP_OUTSIDE),
+        owner=owner,
     )

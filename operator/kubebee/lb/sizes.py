@@ -93,5 +93,6 @@ def map_sizes(needs: Needs) -> dict[str, int]:
             family.backend_counts: backends,
             family.frontend_counts: frontends,
             family.sources: ranges,
+            family.names: frontends,
         }
     return sizes

@@ -232,7 +232,7 @@ def _frontends(readings: Readings) -> Iterator[Metric]:
         "kubebee_servicelb_backends", "Backends of a frontend.", labels=(*labels, "state")
     )
     for frontend in readings.frontends:
-        label = (frontend.owner.removeprefix("ServiceLB/"), str(frontend.key))
+        label = (frontend.owner.removeprefix("ServiceLB/").partition(":")[0], str(frontend.key))
         packets.add_metric(label, frontend.counts.packets)
         size.add_metric(label, frontend.counts.ip_bytes)
         connections.add_metric(label, frontend.counts.connections)

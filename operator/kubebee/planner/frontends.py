@@ -51,7 +51,7 @@ def _frontend(owner: str, index: int, item: api.Frontend, spec: api.ServiceLBSpe
         backends = tuple(Backend(parse_address(b.address), b.port, b.weight) for b in item.backends)
         dsr = (item.forwarding or spec.forwarding).mode == "DSR"
         mode = Forwarding.DSR_IPIP if dsr else Forwarding.SNAT
-        frontend = Frontend(key, backends, forwarding=mode, owner=owner)
+        frontend = Frontend(key, backends, forwarding=mode, owner=f"{owner}:{item.name}")
         check_frontend(frontend)
     except KubebeeError as error:
         raise KubebeeError(
