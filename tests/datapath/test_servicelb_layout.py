@@ -12,7 +12,17 @@ from kubebee.bpf.btf_codec import Decoded, decode
 from kubebee.bpf.btf_types import Enum
 from kubebee.bpf.elf import parse_elf
 from kubebee.lb import layout
-from kubebee.lb.layout import BackendFlag, BackendValue, Flow, FlowKey, FrontendValue, NextHop, Reverse, Stat
+from kubebee.lb.layout import (
+    Affinity,
+    BackendFlag,
+    BackendValue,
+    Flow,
+    FlowKey,
+    FrontendValue,
+    NextHop,
+    Reverse,
+    Stat,
+)
 from kubebee.lb.model import FrontendKey, LbConfig, Prefix, Protocol, format_address, parse_address
 from support.clang import compile_c
 from support.servicelb import elf
@@ -126,6 +136,15 @@ def test_source_ranges(btf: Btf, family: Case) -> None:
     }
     assert layout.unpack_source(key) == (7, prefix)
     assert layout.SOURCE_BYTES[len(one)] == len(key)
+
+
+def test_affinity(btf: Btf, family: Case) -> None:
+    one, _ = family.addresses
+    key = layout.pack_client(7, one)
+    assert as_c(btf, "kb_lb_client" + family.suffix, key) == {"frontend": 7, "address": family.one}
+    known = Affinity(1 << 40, 9)
+    assert as_c(btf, "kb_lb_affinity", known.pack()) == {"used": 1 << 40, "backend": 9}
+    assert Affinity.unpack(known.pack()) == known
 
 
 def test_counters(btf: Btf) -> None:

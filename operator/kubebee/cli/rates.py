@@ -58,11 +58,17 @@ class Rates:
             return NONE, NONE
         return count(sum(self.now[name] for name in known)), self._rate(known)
 
-    def _rate(self, names: Sequence[Name]) -> str:
+    def rate(self, *names: Name) -> float | None:
+        """The sum of some counters' rates; None for what is not known."""
         if any(name not in self.before for name in names):
-            return NONE
+            return None
         # A counter that fell started anew: its resource was made again.
-        rate = sum(max(0, self.now[name] - self.before[name]) for name in names) / self.seconds
+        return sum(max(0, self.now[name] - self.before[name]) for name in names) / self.seconds
+
+    def _rate(self, names: Sequence[Name]) -> str:
+        rate = self.rate(*names)
+        if rate is None:
+            return NONE
         return count(round(rate)) if rate >= 10 or rate == 0 else f"{rate:.1f}"
 
 

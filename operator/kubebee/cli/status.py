@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 import time
 from pathlib import Path
@@ -15,13 +13,12 @@ from kubebee.cli import options, output
 from kubebee.cli.exit_codes import Exit
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import RenderableType
 
     from kubebee.cli.snapshot import Observer, Snapshot
 
 SECONDS = 1.0
 """Between two looks."""
-WIDTH_WITHOUT_TERMINAL = 120
 
 
 @click.command()
@@ -70,21 +67,19 @@ def status(
 
 def _live(observer: Observer) -> None:
     """Show the newest snapshot on a screen of its own until Ctrl-C; the terminal is then as it was."""
-    from rich.console import Console
-    from rich.live import Live
+    from kubebee.cli import live, view
 
-    from kubebee.cli import view
+    before = None
+    first = observer.look()  # what is wrong with the folder is said before the screen changes
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # restores the terminal too
-    before, now = None, observer.look()
-    try:
-        with Live(console=Console(highlight=False), screen=True, auto_refresh=False) as live:
-            while True:
-                live.update(view.render(now, before), refresh=True)
-                time.sleep(SECONDS)
-                before, now = now, observer.look()
-    except KeyboardInterrupt:
-        return
+    def look() -> RenderableType:
+        nonlocal before
+        now = first if before is None else observer.look()
+        shown = view.render(now, before)
+        before = now
+        return shown
+
+    live.follow(look, SECONDS)
 
 
 def _log(observer: Observer, style: str) -> None:
@@ -100,23 +95,9 @@ def _log(observer: Observer, style: str) -> None:
 def _text(now: Snapshot, before: Snapshot | None, style: str) -> str:
     if style != "table":
         return output.document(style, _document(now))
-    from rich.console import Console
+    from kubebee.cli import live, view
 
-    from kubebee.cli import view
-
-    # Without a terminal there are no colours, and a width only if COLUMNS says so.
-    console = Console(highlight=False) if sys.stdout.isatty() else _plain_console()
-    with console.capture() as captured:
-        console.print(view.render(now, before))
-    return "\n".join(line.rstrip() for line in captured.get().splitlines())
-
-
-def _plain_console() -> Console:
-    from rich.console import Console
-
-    columns = os.environ.get("COLUMNS", "")
-    width = int(columns) if columns.isdecimal() else WIDTH_WITHOUT_TERMINAL
-    return Console(highlight=False, width=width, color_system=None)
+    return live.as_text(view.render(now, before))
 
 
 def _document(now: Snapshot) -> dict[str, object]:

@@ -70,9 +70,9 @@ def _services(record: ServicesRecord) -> Text:
     return line
 
 
-def _table(*columns: str, numbers: Sequence[str] = ()) -> Table:
+def columns(*texts: str, numbers: Sequence[str] = ()) -> Table:
     """A table without rules, as kubectl's: long text goes on in the next line, numbers are never cut."""
-    shown = [Column(name, overflow="fold") for name in columns]
+    shown = [Column(name, overflow="fold") for name in texts]
     shown += [Column(name, justify="right", no_wrap=True) for name in numbers]
     return Table(*shown, box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
 
@@ -92,7 +92,7 @@ def _add_left_out(table: Table, left_out: int) -> None:
 
 
 def _programs(now: Snapshot, rates: Rates) -> Table:
-    table = _table("PROGRAM", "STATE", "ATTACHED TO", numbers=("RUNS", "RUNS/S", "NS/RUN"))
+    table = columns("PROGRAM", "STATE", "ATTACHED TO", numbers=("RUNS", "RUNS/S", "NS/RUN"))
     shown, left_out = _most(_programmed(now), lambda resource: not resource.ready)
     first: dict[ResourceKey, ResourceKey] = {}
     for resource in shown:
@@ -177,7 +177,7 @@ def _failure(resource: Resource) -> Text:
 
 
 def _frontends(now: Snapshot, rates: Rates) -> Table:
-    table = _table("FRONTEND", "ADDRESS", numbers=("CONNECTIONS", "CONN/S", "PACKETS", "PACKETS/S"))
+    table = columns("FRONTEND", "ADDRESS", numbers=("CONNECTIONS", "CONN/S", "PACKETS", "PACKETS/S"))
     shown, left_out = _most(now.counters.frontends, lambda frontend: frontend.counts.packets)
     for frontend in shown:
         table.add_row(
@@ -200,7 +200,7 @@ def _frontends(now: Snapshot, rates: Rates) -> Table:
 
 
 def _rules(now: Snapshot, rates: Rates) -> Table:
-    table = _table("RULE", "ACTION", numbers=("HITS", "HITS/S"))
+    table = columns("RULE", "ACTION", numbers=("HITS", "HITS/S"))
     named = (rule for rule in now.counters.rules if rule.policy != BUILTIN or _hits(rule))
     shown, left_out = _most(named, _hits)
     for rule in shown:
@@ -215,7 +215,7 @@ def _hits(rule: RuleStats) -> int:
 
 
 def _drops(now: Snapshot, rates: Rates) -> Table:
-    table = _table("DROPPED BY", "REASON", numbers=("PACKETS", "PACKETS/S"))
+    table = columns("DROPPED BY", "REASON", numbers=("PACKETS", "PACKETS/S"))
     owners = _owners(now)
     for drop in now.counters.drops:
         for reason, packets in drop.packets.items():
@@ -226,7 +226,7 @@ def _drops(now: Snapshot, rates: Rates) -> Table:
 
 
 def _events(now: Snapshot) -> Table:
-    table = _table("LAST SEEN", "TYPE", "REASON", "OBJECT", "MESSAGE")
+    table = columns("LAST SEEN", "TYPE", "REASON", "OBJECT", "MESSAGE")
     owners = _owners(now)
     for event in now.events[-EVENTS:]:
         key = ResourceKey(event.kind, event.name)

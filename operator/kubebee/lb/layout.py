@@ -7,6 +7,7 @@ everything else in the machine's.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from enum import IntFlag
 from typing import NamedTuple
 
@@ -37,6 +38,8 @@ _FLOW_NATS = _by_family(">4sH", ">16sH")
 _FLOW_FLAGS = struct.Struct("=H")
 _REVERSE_CLIENTS = _by_family(">4s4sHH", ">16s16sHH")
 _SOURCES = _by_family("=II4s", "=II16s")
+_AFFINITY = struct.Struct("=QI4x")
+_NAMESPACE = struct.Struct("=I4xQ")
 _SOURCE_BITS = 32
 """Of a source range's key before the address: the frontend's id, which is always compared whole."""
 
@@ -240,6 +243,22 @@ class Reverse(NamedTuple):
         )
 
 
+class Affinity(NamedTuple):
+    """struct kb_lb_affinity: the backend that a client had. `used` in ns of CLOCK_MONOTONIC."""
+
+    used: int
+    backend: int
+
+    def pack(self) -> bytes:
+        """Return the map's value."""
+        return _AFFINITY.pack(*self)
+
+    @classmethod
+    def unpack(cls, value: bytes) -> Affinity:
+        """Read the map's value."""
+        return cls(*_AFFINITY.unpack(value))
+
+
 def u32(number: int) -> bytes:
     """Return an array index as a map key."""
     return _U32.pack(number)
@@ -275,6 +294,16 @@ def unpack_source(key: bytes) -> tuple[int, Prefix]:
     return frontend, Prefix(address, bits - _SOURCE_BITS)
 
 
+def pack_client(frontend: int, address: bytes) -> bytes:
+    """Return the affinity map's key of a client of a frontend, by its id."""
+    return _U32.pack(frontend) + address
+
+
+def pack_namespace(frontend: int, cookie: int) -> bytes:
+    """Return the key of a network namespace in the affinity map of sockets."""
+    return _NAMESPACE.pack(frontend, cookie)
+
+
 def pack_config(config: LbConfig) -> bytes:
     """Return the value of the settings map."""
     source = int.from_bytes(config.encap_source or config.snat_address)
@@ -284,6 +313,16 @@ def pack_config(config: LbConfig) -> bytes:
     rest = _CONFIG_REST.pack(config.snat_port_first, ports, config.hash_seed)
     ipv6 = _CONFIG_IPV6.pack(config.encap_source6 or config.snat_address6, config.snat_address6)
     return addresses + rest + ipv6
+
+
+def hash_seed(config: bytes) -> int:
+    """Read the seed of flow hashes in the settings map's value."""
+    return int(_CONFIG_REST.unpack_from(config, _CONFIG_ADDRESSES.size)[2])
+
+
+def flow_keys(keys: bytes, address_bytes: int) -> Iterator[tuple[bytes, bytes, int, int, int]]:
+    """Read many keys of flows, concatenated: the fields of FlowKey, in a third of its time."""
+    return _FLOW_KEYS[address_bytes].iter_unpack(keys)
 
 
 def flow_hash(saddr: bytes, daddr: bytes, sport: int, dport: int, seed: int) -> int:

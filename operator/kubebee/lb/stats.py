@@ -46,7 +46,7 @@ def read(maps: Mapping[str, Map], state: LbState) -> list[FrontendStats]:
 def _read_family(maps: Mapping[str, Map], state: FamilyState) -> list[FrontendStats]:
     numbers = [number for served in state.served.values() for number in served.ids]
     numbers += state.gone
-    counts = _backend_counts(maps[state.family.backend_counts], numbers)
+    counts = backend_counts(maps[state.family.backend_counts], numbers)
     draining: dict[int, list[int]] = {}
     for number, gone in state.gone.items():
         draining.setdefault(gone.frontend, []).append(number)
@@ -71,7 +71,8 @@ def _read_family(maps: Mapping[str, Map], state: FamilyState) -> list[FrontendSt
     return result
 
 
-def _backend_counts(table: Map, numbers: list[int]) -> dict[int, Stat]:
+def backend_counts(table: Map, numbers: list[int]) -> dict[int, Stat]:
+    """What was counted towards backends, by number."""
     if len(numbers) <= _FEW:
         return {number: Stat.sum(table.lookup(u32(number)) or Stat().pack()) for number in numbers}
     wanted = set(numbers)
