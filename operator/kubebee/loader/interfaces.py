@@ -17,10 +17,9 @@ from kubebee.errors import KubebeeError
 from kubebee.loader import chain_object
 from kubebee.loader.chain import ENTRY, Chain, dispatcher_bundle, link_chain, load_linked
 from kubebee.loader.compiled import Compiler
-from kubebee.loader.pins import PinRoot
+from kubebee.loader.pins import CHAIN, PinRoot
 from kubebee.planner.plan import ResourceKey
 
-CHAIN = ResourceKey("xdp", "chain")
 _MODES: dict[str, tuple[XdpMode, ...]] = {
     "Native": ("native",),
     "Generic": ("generic",),

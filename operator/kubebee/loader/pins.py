@@ -28,6 +28,8 @@ from kubebee.errors import KubebeeError
 from kubebee.loader import chain_object
 from kubebee.planner.plan import ResourceKey
 
+CHAIN = ResourceKey("xdp", "chain")
+"""Stands for the unit whose programs are chains of several units' stages."""
 NAME_MAX = 255
 HASH_CHARS = 16
 _UNSAFE = re.compile(rb"[^A-Za-z0-9_-]")

@@ -15,8 +15,7 @@ from kubebee.bpf.link import Link
 from kubebee.bpf.map import Map
 from kubebee.bpf.program import Program
 from kubebee.loader.chain import ENTRY
-from kubebee.loader.interfaces import CHAIN
-from kubebee.loader.pins import PinRoot
+from kubebee.loader.pins import CHAIN, PinRoot
 from kubebee.planner.plan import ResourceKey
 
 

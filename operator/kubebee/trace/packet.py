@@ -177,21 +177,31 @@ def _ipv4(data: bytes) -> tuple[Layer, int, bytes] | None:
         marks.append(f"fragment {number:#x} at {(fragment & _OFFSET) * 8}")
     marks += [f"options {(first & 0xF) * 4 - _IPV4.size} bytes"] if first & 0xF > 5 else []
     marks += [] if checksum(data[: (first & 0xF) * 4]) == 0 else ["bad IP checksum"]
-    later = bool(fragment & _OFFSET)
-    return _layer(source, destination, protocol, ttl, length, b"" if later else rest, marks), protocol, rest
+    whole = len(data) >= length and not fragment & (_MF | _OFFSET)
+    visible = b"" if fragment & _OFFSET else rest
+    return _layer(source, destination, protocol, ttl, length, visible, marks, whole), protocol, visible
 
 
 def _ipv6(data: bytes) -> tuple[Layer, int, bytes] | None:
     if len(data) < _IPV6.size:
         return None
     _, payload, protocol, ttl, source, destination = _IPV6.unpack_from(data)
-    rest = data[_IPV6.size : _IPV6.size + payload]
-    return _layer(source, destination, protocol, ttl, _IPV6.size + payload, rest, []), protocol, rest
+    length = _IPV6.size + payload
+    rest = data[_IPV6.size : length]
+    return _layer(source, destination, protocol, ttl, length, rest, [], len(data) >= length), protocol, rest
 
 
 def _layer(
-    source: bytes, destination: bytes, protocol: int, ttl: int, length: int, rest: bytes, marks: list[str]
+    source: bytes,
+    destination: bytes,
+    protocol: int,
+    ttl: int,
+    length: int,
+    rest: bytes,
+    marks: list[str],
+    whole: bool,
 ) -> Layer:
+    """The words for one IP packet; only of a whole one checksums can be checked."""
     has_ports = protocol in (TCP, UDP, SCTP) and len(rest) >= 4
     ports = struct.unpack_from(">HH", rest) if has_ports else (0, 0)
     flow = Flow(source, ports[0], destination, ports[1], protocol)
@@ -204,7 +214,7 @@ def _layer(
     if protocol in (ICMP, ICMPV6) and len(rest) >= _ICMP_BYTES:
         words.append(_icmp(protocol, rest))
     words += [f"ttl {ttl}", f"length {length}", *marks]
-    if protocol in (TCP, UDP) and not _sum_is_right(flow, rest):
+    if whole and protocol in (TCP, UDP) and not _sum_is_right(flow, rest):
         words.append(f"bad {_NAMES[protocol]} checksum")
     return Layer(flow, ttl, length, " ".join(words))
 

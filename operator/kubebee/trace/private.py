@@ -21,21 +21,20 @@ from kubebee.bpf.syscall import BpfError
 from kubebee.errors import KubebeeError
 from kubebee.loader import chain_object
 from kubebee.loader.chain_object import ChainObject
-from kubebee.loader.interfaces import CHAIN
-from kubebee.loader.pins import PinRoot
+from kubebee.loader.pins import CHAIN, PinRoot
 
 READ_ONLY = frozenset(
     {
-        *("kb_lb_fe", "kb_lb_slots", "kb_lb_be", "kb_lb_fe_stat", "kb_lb_cfg"),
-        *(".bss", "kb_p_chunks", "kb_p_crowded", "kb_p_names"),
+        *("kb_lb_fe", "kb_lb_slots", "kb_lb_be", "kb_lb_fe_stat", "kb_lb_cfg", "kb_lb_sources"),
+        *("kb_lb_names", ".bss", "kb_p_chunks", "kb_p_crowded", "kb_p_names"),
     }
 )
-"""Maps of the built-in stages that no program writes to."""
+"""Maps of the built-in stages that no program writes to; so their IPv6 twins, whose names end in 6."""
 
 WRITTEN = frozenset(
     {
         *("kb_drops", "kb_run", "kb_lb_be_stat", "kb_lb_flow", "kb_lb_rev"),
-        *("kb_p_hits", "kb_p_fragments"),
+        *("kb_lb_affinity", "kb_p_hits", "kb_p_fragments"),
     }
 )
 """Maps of the built-in stages that a run writes to."""
@@ -86,6 +85,11 @@ class LiveChain:
         """Place of a built-in stage in the chain."""
         found = (i for i, s in enumerate(self.made_from.stages) if s.builtin and s.function == function)
         return next(found, None)
+
+
+def ipv4_twin(name: str) -> str:
+    """What a map of the built-in stages is called for IPv4."""
+    return name.removesuffix("6") if name.startswith("kb_") else name
 
 
 def live_chain(pins: PinRoot, interface: str, ifindex: int) -> LiveChain:
@@ -156,7 +160,7 @@ class PrivateChain:
                 declared.reuse_fd(live.fd)
             elif declared.type in _TABLES and made_from.stages[each.stage].builtin:
                 declared.set_max_entries(min(ROOM, live.info.max_entries))
-            elif each.name == "kb_lb_be_stat":
+            elif ipv4_twin(each.name) == "kb_lb_be_stat":
                 declared.set_max_entries(1)  # nobody reads it, and for each CPU it can be megabytes
             else:
                 declared.set_max_entries(live.info.max_entries)
@@ -173,7 +177,7 @@ class PrivateChain:
     def _is_shared(self, key: MapName, live: Map) -> bool:
         if live.info.map_flags & MapFlag.RDONLY_PROG:
             return True
-        return self.live.made_from.stages[key.stage].builtin and key.name in READ_ONLY
+        return self.live.made_from.stages[key.stage].builtin and ipv4_twin(key.name) in READ_ONLY
 
     def _check_tag(self) -> None:
         tag = self._program.info.tag
@@ -199,33 +203,44 @@ class PrivateChain:
         found = self.live.made_from.stages[stage]
         return f"{found.kind}/{found.unit}"
 
-    def map(self, stage: int, name: str) -> Map | None:
-        """A map as the run sees it: its own, or the live one that it reads."""
-        key = MapName(stage, name)
-        return self._own.get(key) or self._live.get(key)
-
     def maps(self, stage: int) -> Mapping[str, Map]:
         """All maps of a stage as the run sees them."""
         return {key.name: self._own.get(key, live) for key, live in self._live.items() if key.stage == stage}
 
-    def live_map(self, stage: int, name: str) -> Map | None:
-        """The live map; only for looking."""
-        return self._live.get(MapName(stage, name))
+    def has(self, name: str) -> bool:
+        """Whether a built-in stage has a map of this name."""
+        return self.live_map(name) is not None
 
-    def seed(self, stage: int, name: str, key: bytes) -> bytes | None:
-        """Copy the live entry of a key, if there is one; returns its value."""
-        live, own = self._live.get(MapName(stage, name)), self._own.get(MapName(stage, name))
-        if live is None or own is None:
-            return None
-        value = live.lookup(key)
+    def live_map(self, name: str) -> Map | None:
+        """The live map that built-in stages share under this name; only for looking."""
+        stages = self.live.made_from.stages
+        found = (live for key, live in self._live.items() if key.name == name and stages[key.stage].builtin)
+        return next(found, None)
+
+    def seed(self, name: str, key: bytes) -> bytes | None:
+        """Copy the live entry of a key, if any, to every stage that has the map; returns its value."""
+        live = self.live_map(name)
+        value = live.lookup(key) if live is not None else None
         if value is not None:
-            own.update(key, value)
+            for own in self._copies(name):
+                own.update(key, value)
         return value
 
-    def entries(self, stage: int, name: str) -> dict[bytes, bytes]:
-        """What a private table holds now."""
-        own = self._own.get(MapName(stage, name))
-        return dict(own.items()) if own is not None else {}
+    def fill(self, name: str) -> None:
+        """Let a private table take nothing new."""
+        for own in self._copies(name):
+            info = own.info
+            room = info.max_entries - sum(1 for _ in own.keys())  # noqa: SIM118 (a Map is no dict)
+            keys = b"".join(b"\xff" * (info.key_size - 4) + i.to_bytes(4) for i in range(room))
+            own.update_batch(keys, bytes(info.value_size * room), room)
+
+    def entries(self, name: str) -> dict[bytes, bytes]:
+        """What private tables of this name hold now."""
+        return {key: value for own in self._copies(name) for key, value in own.items()}
+
+    def _copies(self, name: str) -> list[Map]:
+        stages = self.live.made_from.stages
+        return [own for key, own in self._own.items() if key.name == name and stages[key.stage].builtin]
 
     def clear(self) -> None:
         """Empty the private tables of the built-in stages, and set their counters to 0."""

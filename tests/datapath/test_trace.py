@@ -1,0 +1,210 @@
+"""What trace tells of a packet is what the live program then does with it."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from kubebee.bpf.netlink import dump_interfaces
+from kubebee.lb import layout
+from kubebee.lb.layout import Flow as FlowValue
+from kubebee.lb.layout import FlowKey, NextHop
+from kubebee.lb.model import Forwarding, Protocol, parse_address
+from kubebee.lb.reading import read_tables, slots
+from kubebee.trace import packet
+from kubebee.trace.decisions import Ending, Table, Trace, decide
+from kubebee.trace.gather import affinity_of, find
+from kubebee.trace.packet import Flow, TcpFlag, frame
+from kubebee.trace.private import PrivateChain
+from kubebee.trace.rehearsal import rehearse_in
+from support.live_chain import LB, USER, Live, live_chain
+from support.servicelb import CLIENT, CONFIG, HOP, NODE, NODE_MAC, ROUTER_MAC, VIP, frontend
+
+pytestmark = pytest.mark.root
+
+MACS = bytes.fromhex((NODE_MAC + ROUTER_MAC).replace(":", ""))
+SYN, ACK, FIN = TcpFlag.SYN, TcpFlag.ACK, TcpFlag.FIN
+VERDICTS = ("ABORTED", "DROP", "PASS", "TX", "REDIRECT")
+
+
+@pytest.fixture
+def live() -> Iterator[Live]:
+    with live_chain() as made:
+        yield made
+
+
+def client(port: int = 40000, to: int = 80, protocol: int = packet.TCP) -> Flow:
+    return Flow(parse_address(CLIENT), port, parse_address(VIP), to, protocol)
+
+
+def trace(live: Live, flow: Flow, flags: TcpFlag = SYN, *, length: int = 0, ttl: int = 64) -> Trace:
+    """As `kubebee lb trace` makes it; checks that nothing live changes."""
+    before = live.contents()
+    with PrivateChain(live.chain) as private:
+        made = trace_in(private, live, flow, frame(flow, MACS, tcp_flags=flags, ip_length=length, ttl=ttl))
+    assert live.contents() == before
+    return made
+
+
+def trace_in(private: PrivateChain, live: Live, flow: Flow, sent: bytes) -> Trace:
+    maps = live.balancer.maps
+    found = find(read_tables(maps), flow)
+    shown, table = None, None
+    if found is not None:
+        tables, shown = found
+        every = slots(maps, tables.family, shown.value.base, shown.value.size)
+        table = Table(every, layout.hash_seed(maps["kb_lb_cfg"].lookup(bytes(4)) or b""))
+    run = rehearse_in(private, flow, sent, affinity_of(shown, flow))
+    return decide(run, flow, shown, table, dump_interfaces(), time.monotonic_ns())
+
+
+def really(live: Live, flow: Flow, flags: TcpFlag = SYN) -> tuple[str, bytes]:
+    """What the live program does: verdict and frame."""
+    ran = live.program.test_run(frame(flow, MACS, tcp_flags=flags))
+    return VERDICTS[ran.retval], ran.data
+
+
+def agrees(traced: Trace, real: tuple[str, bytes]) -> bool:
+    return (traced.run.verdict, traced.run.after) == real and not traced.disagrees
+
+
+def backend(traced: Trace) -> str:
+    assert traced.backend is not None
+    return str(traced.backend.backend)
+
+
+def test_a_new_connection_goes_to_its_slots_backend(live: Live) -> None:
+    traced = trace(live, client())
+    assert traced.pick is not None
+    assert traced.backend is not None
+    assert traced.backend.number == traced.pick.number
+    assert (traced.ending, traced.connection) == (Ending.FORWARDED, None)
+    assert traced.source is not None
+    assert traced.source[0] == parse_address(NODE)
+    assert traced.exit is not None
+    assert (traced.exit.interface, traced.exit.kept) == ("lo", True)
+    assert agrees(traced, really(live, client()))
+
+
+def test_a_connection_that_is_kept_stays_with_its_backend(live: Live) -> None:
+    really(live, client())
+    before = backend(trace(live, client(), ACK))
+    live.balancer.serve(frontend("10.0.0.9:8080"))
+    traced = trace(live, client(), ACK)
+    assert (backend(traced), traced.connection is not None) == (before, True)
+    assert (traced.position, traced.backend and traced.backend.state) == (0, "Draining")
+    assert agrees(traced, really(live, client(), ACK))
+
+
+def test_a_datagram_whose_backend_left_starts_anew(live: Live) -> None:
+    live.balancer.serve(frontend("10.0.0.2:53", port=53, protocol=Protocol.UDP))
+    dns = client(to=53, protocol=packet.UDP)
+    really(live, dns)
+    live.balancer.serve(frontend("10.0.0.9:53", port=53, protocol=Protocol.UDP))
+    traced = trace(live, dns)
+    assert (backend(traced), traced.connection is not None) == ("10.0.0.9:53", True)
+    assert agrees(traced, really(live, dns))
+
+
+def test_an_answer_goes_back_to_its_client(live: Live) -> None:
+    really(live, client())
+    key = FlowKey(parse_address(CLIENT), parse_address(VIP), 40000, 80, packet.TCP)
+    kept = FlowValue.unpack(live.balancer.maps["kb_lb_flow"].lookup(key.pack()) or b"")
+    of = live.balancer.maps["kb_lb_be"].lookup(layout.u32(kept.backend)) or b""
+    served = layout.BackendValue.unpack(of)
+    answer = Flow(served.address, served.port, kept.nat_address, kept.nat_port, packet.TCP)
+    traced = trace(live, answer, SYN | ACK)
+    assert traced.connection is not None
+    assert (traced.connection.answer, str(traced.connection.frontend)) == (True, f"{VIP}:80/TCP")
+    assert traced.connection.client == (parse_address(CLIENT), 40000)
+    assert agrees(traced, really(live, answer, SYN | ACK))
+
+
+def test_ports_that_live_connections_have_are_not_given_again(live: Live) -> None:
+    few = replace(CONFIG, snat_port_first=61000, snat_port_last=61003)
+    live.balancer.serve(frontend("10.0.0.2:8080"), config=few)
+    sources = set()
+    for port in range(1, 5):
+        traced = trace(live, client(port))
+        assert agrees(traced, really(live, client(port)))
+        sources.add(traced.source)
+    assert sources == {(parse_address(NODE), port) for port in range(61000, 61004)}
+    traced = trace(live, client(9))
+    assert (traced.ending, traced.run.stages[LB].dropped) == (Ending.DROPPED, ("lb_ports",))
+    assert agrees(traced, really(live, client(9)))
+
+
+def test_when_the_flow_table_is_full_it_says_so() -> None:
+    with live_chain(kb_lb_flow=2, kb_lb_rev=2) as live:
+        for port in (1, 2):
+            really(live, client(port))
+        traced = trace(live, client(3))
+        assert (traced.ending, traced.run.stages[LB].dropped) == (Ending.DROPPED, ("lb_flows",))
+        assert any("full" in note for note in traced.run.notes)
+        assert agrees(traced, really(live, client(3)))
+        assert backend(trace(live, client(1), ACK)), "those that are kept go on"
+
+
+def test_dsr_is_seen_through(live: Live) -> None:
+    live.balancer.serve(frontend("10.0.0.2:80", "10.0.0.3:80", forwarding=Forwarding.DSR_IPIP))
+    traced = trace(live, client())
+    assert traced.pick is not None
+    assert traced.backend is not None
+    assert (traced.backend.number, traced.source) == (traced.pick.number, None)
+    assert [layer.flow for layer in traced.after.layers][1:] == [client()]
+    assert agrees(traced, really(live, client()))
+
+
+@pytest.mark.parametrize(
+    ("to", "length", "ttl", "reason"),
+    [
+        (25, 0, 64, "policy_rule"),
+        (80, 0, 1, "lb_ttl"),
+        (80, 1500, 64, "lb_mtu"),
+        (99, 0, 64, "lb_no_backend"),
+    ],
+)
+def test_a_drop_has_its_reason(live: Live, to: int, length: int, ttl: int, reason: str) -> None:
+    small = NextHop(HOP.ifindex, HOP.macs, 1400)
+    live.balancer.serve(frontend("10.0.0.2:8080"), frontend(port=99), hop=small)
+    traced = trace(live, client(to=to), length=length, ttl=ttl)
+    assert traced.ending is Ending.DROPPED
+    assert traced.decided_by is not None
+    assert traced.decided_by.dropped == (reason,)
+
+
+def test_the_rule_that_denies_is_named(live: Live) -> None:
+    traced = trace(live, client(to=25))
+    assert traced.decided_by is not None
+    assert traced.decided_by.rules == ("edge/no-mail",)
+    assert [stage.verdict for stage in traced.run.stages] == ["DROP", "", ""]
+
+
+def test_what_is_for_no_frontend_goes_on_to_the_next_stages(live: Live) -> None:
+    traced = trace(live, client(to=81))
+    assert (traced.ending, traced.frontend) == (Ending.PASSED, None)
+    assert [stage.verdict for stage in traced.run.stages] == ["NEXT", "NEXT", "NEXT"]
+    for _ in range(2):
+        really(live, client(to=81))
+    dropped = trace(live, client(to=81))
+    assert dropped.decided_by == dropped.run.stages[USER]
+
+
+def test_hundreds_of_packets_are_foretold(live: Live) -> None:
+    chance = random.Random(7)
+    live.balancer.serve(
+        frontend("10.0.0.2:8080", "10.0.0.3:8080*3", "10.0.0.4:8080*0"),
+        frontend("10.0.0.5:53", "10.0.0.6:53", port=53, protocol=Protocol.UDP),
+        frontend("10.0.0.2:443", "10.0.0.3:443", port=443, forwarding=Forwarding.DSR_IPIP),
+    )
+    ends = [(80, packet.TCP), (443, packet.TCP), (53, packet.UDP), (25, packet.TCP)]
+    with PrivateChain(live.chain) as private:
+        for _ in range(300):
+            to, protocol = chance.choice(ends)
+            flow, flags = client(chance.randrange(1, 30), to, protocol), chance.choice([SYN, ACK, FIN | ACK])
+            sent = frame(flow, MACS, tcp_flags=flags)
+            assert agrees(trace_in(private, live, flow, sent), really(live, flow, flags)), (flow, flags)
