@@ -18,7 +18,7 @@ from kubebee.errors import KubebeeError
 from kubebee.toolchain.errors import CompileError
 
 ROOT = Path(__file__).parents[2]
-VERBS = ("run", "status", "render", "verify", "crds", "prog", "map", "template", "completion")
+VERBS = ("run", "status", "render", "verify", "crds", "prog", "map", "lb", "template", "completion")
 
 
 def kubebee(*argv: object) -> subprocess.CompletedProcess[str]:

@@ -20,6 +20,7 @@ Exit status:
   0  done; all that was looked at is well
   1  error
   2  wrong usage
-  3  status, verify, crds --check: something is not ready, not valid or out of date
+  3  status, verify, crds --check: something is not ready, not valid or out of date;
+     lb trace: the packet would be dropped or refused
   4  this machine can't do it: privilege, kernel, compiler or BPF file system is missing
 """

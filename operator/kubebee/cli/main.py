@@ -22,6 +22,7 @@ _VERBS = {
     "crds": ("crds:crds", "Write or check the CustomResourceDefinitions and their reference."),
     "prog": ("prog:prog", "Programs on this machine, whoever loaded them."),
     "map": ("map:map_", "Maps of what kubebee runs, decoded."),
+    "lb": ("lb.verbs:lb", "The load balancer: frontends, connections, and what happens to a packet."),
     "template": ("template:template", "Built-in templates for BpfProgram."),
     "completion": ("completion:completion", "Print the shell's completion script."),
 }

@@ -1,0 +1,1 @@
+"""`kubebee lb`: what the load balancer of this node does, read from the kernel."""
