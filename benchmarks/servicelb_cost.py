@@ -122,7 +122,7 @@ def serve(loaded: BpfObject) -> None:
 
 
 def main() -> None:
-    source = render_builtin("servicelb", Features(dsr=True, snat=True).context())
+    source = render_builtin("servicelb", Features(dsr=True).context() | {"tc": False})
     stage = source.replace('SEC("xdp")\nint kb_servicelb(', "__noinline int stage(")
     assert stage != source
 

@@ -6,6 +6,7 @@
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 
+#include "ctx.h"
 #include "drop_reason.h"
 
 struct {
@@ -15,15 +16,15 @@ struct {
 	__type(value, __u64);
 } kb_drops SEC(".maps");
 
-/* Counts the reason; returns XDP_DROP. */
+/* Counts the reason; returns the verdict that drops. */
 static __always_inline int kb_drop(enum kb_drop_reason reason)
 {
 	__u32 key = reason;
 	__u64 *count = bpf_map_lookup_elem(&kb_drops, &key);
 
 	if (count)
-		++*count; /* per CPU, and XDP programs do not nest on one CPU */
-	return XDP_DROP;
+		++*count; /* per CPU, and on one CPU these programs do not nest */
+	return KB_DROPPED;
 }
 
 #endif

@@ -6,6 +6,7 @@
 #include "drop.h"
 #include "lb_csum.h"
 #include "lb_hop.h"
+#include "lb_reply.h"
 #include "lb_select.h"
 #include "parse.h"
 
@@ -13,9 +14,8 @@
 #define LB_IP_DF 0x4000
 
 /* A header without options, as words: five stores instead of ten. */
-static __always_inline void lb_outer_header(struct iphdr *ip, const struct lb_route *route, __u8 tos)
+static __always_inline void lb_outer_header(__be32 *words, const struct lb_route *route, __u8 tos)
 {
-	__be32 *words = (__be32 *)ip;
 	__be32 first = bpf_htonl(0x45000000 | tos << 16 | route->tot_len); /* tos: RFC 6040 */
 	__be32 second = bpf_htonl(LB_IP_DF); /* unfragmentable, so its id, 0, need not be unique (RFC 6864) */
 	__be32 third = bpf_htonl(LB_OUTER_TTL << 24 | IPPROTO_IPIP << 16);
@@ -29,16 +29,41 @@ static __always_inline void lb_outer_header(struct iphdr *ip, const struct lb_ro
 	words[4] = route->daddr;
 }
 
+/* Puts an outer header in front; `frame` is where lb_leave() writes MAC addresses. Returns 0 or a drop reason. */
+static __always_inline int lb_encapsulate(struct kb_ctx *ctx, const struct lb_route *route, __u8 tos, void **frame)
+{
+#ifdef KB_TC
+	__be32 outer[5];
+
+	*frame = NULL;
+	/* Segments of a large packet keep their size; that they fit has been checked. */
+	if (bpf_skb_adjust_room(ctx, sizeof(struct iphdr), BPF_ADJ_ROOM_MAC,
+				BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_FIXED_GSO))
+		return KB_DROP_LB_HEADROOM;
+	lb_outer_header(outer, route, tos);
+	return bpf_skb_store_bytes(ctx, sizeof(struct ethhdr), outer, sizeof(outer), 0) ? KB_DROP_TRUNCATED : 0;
+#else
+	struct ethhdr *eth;
+
+	if (bpf_xdp_adjust_head(ctx, -(int)sizeof(struct iphdr)))
+		return KB_DROP_LB_HEADROOM;
+	eth = (void *)(long)ctx->data;
+	if ((void *)(eth + 1) + sizeof(struct iphdr) > (void *)(long)ctx->data_end)
+		return KB_DROP_TRUNCATED;
+	eth->h_proto = bpf_htons(ETH_P_IP);
+	lb_outer_header((void *)(eth + 1), route, tos);
+	*frame = eth;
+	return 0;
+#endif
+}
+
 /* The hop by the kernel's routes, for backends whose next hop user space does not know. */
-static __always_inline int lb_dsr_route(struct xdp_md *ctx, const struct kb_packet *packet,
-					const struct lb_route *route, struct lb_hop *hop)
+static __always_inline int lb_dsr_route(struct kb_ctx *ctx, const struct lb_route *route, struct lb_hop *hop)
 {
 	const struct lb_route route_copy = *route; /* the caller's is never pointed to, and stays in registers */
 	struct lb_hop found;
 	int error = lb_route(ctx, &route_copy, &found);
 
-	if (error == LB_HOP_UNRESOLVED) /* the kernel takes what is addressed to its own MAC */
-		__builtin_memcpy(found.macs, packet->data, LB_MAC_BYTES);
 	*hop = found;
 	return error;
 }
@@ -47,13 +72,14 @@ static __always_inline int lb_dsr_route(struct xdp_md *ctx, const struct kb_pack
  * The inner TTL stays: the balancer stands in for the VIP's host and is no hop; a loop would pass a
  * router each round, and ends there.
  */
-static __always_inline int lb_dsr(struct xdp_md *ctx, const struct kb_packet *packet,
+static __always_inline int lb_dsr(struct kb_ctx *ctx, const struct kb_packet *packet,
 				  const struct kb_lb_config *config, const struct lb_choice *choice,
 				  __u32 hash, bool new_connection)
 {
 	const struct kb_lb_backend *backend = choice->backend;
-	__u32 inner_len = bpf_ntohs(packet->ip->tot_len);
+	__u32 inner_len = packet->len;
 	__u32 outer_len = inner_len + sizeof(struct iphdr);
+	__u32 wire_len = lb_wire_len(ctx, packet) + sizeof(struct iphdr);
 	__u8 tos = packet->ip->tos;
 	struct lb_route route = {
 		.saddr = config->encap_source | (hash & config->encap_host_mask),
@@ -61,35 +87,29 @@ static __always_inline int lb_dsr(struct xdp_md *ctx, const struct kb_packet *pa
 		.tot_len = outer_len,
 		.protocol = IPPROTO_IPIP,
 	};
-	struct ethhdr *eth;
-	struct iphdr *ip;
 	struct lb_hop hop;
-	int error = 0;
+	int error, failed;
+	void *frame;
 
 	if (outer_len > 0xffff)
 		return kb_drop(KB_DROP_LB_MTU);
-	if (backend->flags & LB_BE_NEXT_HOP) {
-		if (outer_len > backend->mtu)
-			return kb_drop(KB_DROP_LB_MTU);
-		lb_hop_of(backend, &hop);
-	} else {
-		error = lb_dsr_route(ctx, packet, &route, &hop);
-		if (error > 0)
-			return kb_drop(error);
-	}
-	if (bpf_xdp_adjust_head(ctx, -(int)sizeof(struct iphdr)))
-		return kb_drop(KB_DROP_LB_HEADROOM);
-
-	eth = (void *)(long)ctx->data;
-	ip = (void *)(eth + 1);
-	if ((void *)(ip + 1) > (void *)(long)ctx->data_end)
-		return kb_drop(KB_DROP_TRUNCATED);
-	lb_write_macs(eth, &hop);
-	eth->h_proto = bpf_htons(ETH_P_IP);
-	lb_outer_header(ip, &route, tos);
-
+	route.tot_len = wire_len;
+	if (backend->flags & LB_BE_NEXT_HOP)
+		error = lb_backend_hop(ctx, backend, &route, &hop);
+	else
+		error = lb_dsr_route(ctx, &route, &hop);
+	if (error == KB_DROP_LB_MTU)
+		return lb_drop_too_long(ctx, hop.mtu ? hop.mtu - sizeof(struct iphdr) : 0);
+	if (error > 0)
+		return kb_drop(error);
+	route.tot_len = outer_len;
+	if (lb_left_to_tc(error))
+		return KB_CONTINUE;
+	failed = lb_encapsulate(ctx, &route, tos, &frame);
+	if (failed)
+		return kb_drop(failed);
 	lb_count(choice->id, 1, inner_len, new_connection);
-	return error == LB_HOP_UNRESOLVED ? XDP_PASS : lb_leave(ctx, &hop);
+	return lb_leave(ctx, frame, &hop, error);
 }
 
 #endif

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * State of SNAT flows: two entries each, made together and removed together.
+ * State of translated flows: two entries each, made together and removed together.
+ *
+ * A flow to another host has an address and port of ours as its source there (SNAT); one to a backend on this
+ * node keeps its client's address. Both are kept alike: what the backend sees as its client is in the entry.
  *
  * Plain hashes, not LRU: a full table refuses new flows and never evicts a live one. Dead entries are
  * collected by user space (kubebee/lb/gc.py) by the newer `seen` of the two and both sides' flags.
@@ -33,13 +36,13 @@ struct kb_lb_flow_key {
 struct kb_lb_flow {
 	__u64 seen; /* ns, coarse monotonic clock */
 	__u32 backend;
-	__be32 nat_address; /* the source the backend sees */
+	__be32 nat_address; /* the source that the backend sees: ours, or the client's own */
 	__be16 nat_port;
 	__u16 flags;
 	__u32 pad;
 };
 
-/* Backend to our SNAT address. */
+/* Backend to the source that it sees. */
 struct kb_lb_rev {
 	__u64 seen;
 	__u32 backend;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-/* Makes the two entries of a SNAT flow, together or not at all. */
+/* Makes the two entries of a translated flow, together or not at all. */
 #ifndef KB_LB_FLOW_NEW_H
 #define KB_LB_FLOW_NEW_H
 
@@ -11,11 +11,17 @@
 #include "lb_flow.h"
 #include "lb_select.h"
 
-/* A port is free for a backend as long as no flow of ours uses it towards that backend's address and
- * port, so a range of 4,536 ports holds 4,536 flows a backend. Few tries: when most ports are taken,
- * trying on would cost every other packet of this CPU its time. */
+/*
+ * A source port is free for a backend as long as no flow of ours uses it, with that source address, towards the
+ * backend's address and port: a range of 4,536 ports holds 4,536 SNAT flows a backend. Few tries: when most
+ * ports are taken, trying on would cost every other packet of this CPU its time.
+ */
 #define LB_PORT_TRIES 8
 #define LB_PORT_STRIDE 0x9e37 /* walks the range in long steps: neighbours fill up together */
+
+/* Who keeps its address keeps its port too, unless it has a flow from that port to that backend by another VIP. */
+#define LB_CLIENT_FIRST 1024
+#define LB_CLIENT_PORTS (65536 - LB_CLIENT_FIRST)
 
 /* The reverse entry's key: how the backend's answer will look. */
 static __always_inline void lb_reverse_key(struct kb_lb_flow_key *key, const struct kb_lb_backend *backend,
@@ -54,16 +60,16 @@ static __always_inline bool lb_port_serves(const struct kb_lb_flow *flow, __u8 p
 }
 
 /*
- * Makes a flow to `choice` and leaves a copy in `flow`. Returns 0, a drop reason, or -EEXIST when
- * another CPU made the same flow meanwhile.
+ * Makes a flow to `choice` and leaves a copy in `flow`. `keep_client`: the backend sees the client's own address.
+ * Returns 0, a drop reason, or -EEXIST when another CPU made the same flow meanwhile.
  */
 static __noinline int lb_flow_create(const struct kb_lb_flow_key *key, const struct lb_choice *choice,
-				     __u32 hash, struct kb_lb_flow *flow)
+				     bool keep_client, __u32 hash, struct kb_lb_flow *flow)
 {
 	const struct kb_lb_config *config = lb_config();
 	struct kb_lb_rev reverse = {};
 	struct kb_lb_flow_key reverse_key;
-	__u32 offset;
+	__u32 first, ports, offset, step;
 	int i, error = -EEXIST;
 
 	if (!config || !choice->backend || !config->snat_ports)
@@ -71,7 +77,7 @@ static __noinline int lb_flow_create(const struct kb_lb_flow_key *key, const str
 	__builtin_memset(flow, 0, sizeof(*flow));
 	flow->seen = kb_now();
 	flow->backend = choice->id;
-	flow->nat_address = config->snat_source;
+	flow->nat_address = keep_client ? key->saddr : config->snat_source;
 
 	reverse.seen = flow->seen;
 	reverse.backend = choice->id;
@@ -80,14 +86,19 @@ static __noinline int lb_flow_create(const struct kb_lb_flow_key *key, const str
 	reverse.client_port = key->sport;
 	reverse.vip_port = key->dport;
 
+	first = keep_client ? LB_CLIENT_FIRST : config->snat_first;
+	ports = keep_client ? LB_CLIENT_PORTS : config->snat_ports;
+	offset = hash % ports;
+	step = LB_PORT_STRIDE % ports;
 	lb_reverse_key(&reverse_key, choice->backend, flow, key->protocol);
-	offset = hash % config->snat_ports;
 	for (i = 0; i < LB_PORT_TRIES && error == -EEXIST; i++) {
-		flow->nat_port = bpf_htons(config->snat_first + offset);
+		flow->nat_port = keep_client && !i ? key->sport : bpf_htons(first + offset);
 		reverse_key.dport = flow->nat_port;
-		if (!lb_port_serves(flow, key->protocol))
+		if (keep_client || !lb_port_serves(flow, key->protocol))
 			error = bpf_map_update_elem(&kb_lb_rev, &reverse_key, &reverse, BPF_NOEXIST);
-		offset = (offset + LB_PORT_STRIDE) % config->snat_ports;
+		offset += step;
+		if (offset >= ports)
+			offset -= ports;
 	}
 	if (error)
 		return error == -EEXIST ? KB_DROP_LB_PORTS : KB_DROP_LB_FLOWS;

@@ -8,18 +8,36 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
+#include "ctx.h"
 #include "drop_reason.h"
+#include "lb_dev.h"
 #include "lb_types.h"
+#include "parse.h"
 
 #define LB_AF_INET 2 /* <sys/socket.h> has no BPF variant */
 #define LB_MAC_BYTES (2 * ETH_ALEN)
 
-/* The route is known, the neighbour's address is not: the kernel shall forward and resolve. */
-#define LB_HOP_UNRESOLVED (-1)
+/*
+ * XDP can't send it: the neighbour's address is not known, the driver takes no frames, or the packet is too long
+ * (which it may only seem: what comes to generic XDP may be several in one). XDP leaves it as it is and tc, behind
+ * it, sends it: there the kernel resolves the neighbour. At tc it means that the neighbour is to be resolved.
+ */
+#define LB_HOP_BY_TC (-1)
+
+static __always_inline bool lb_left_to_tc(int error)
+{
+#ifdef KB_TC
+	(void)error;
+	return false;
+#else
+	return error == LB_HOP_BY_TC;
+#endif
+}
 
 struct lb_hop {
 	__u8 macs[LB_MAC_BYTES]; /* destination, then source: as a frame starts */
 	__u32 ifindex;
+	__u32 mtu; /* where it was too small: the largest IP packet that would fit */
 } __attribute__((aligned(8)));
 
 struct lb_route {
@@ -29,25 +47,41 @@ struct lb_route {
 	__u8 protocol;
 };
 
-/* Returns 0, LB_HOP_UNRESOLVED or a drop reason. */
-static __noinline int lb_route(struct xdp_md *ctx, const struct lb_route *route, struct lb_hop *hop)
+/* What becomes of a packet that is longer than `mtu`. */
+static __always_inline int lb_too_long(struct lb_hop *hop, __u32 mtu)
+{
+#ifdef KB_TC
+	hop->mtu = mtu;
+	return KB_DROP_LB_MTU;
+#else
+	(void)hop;
+	(void)mtu;
+	return LB_HOP_BY_TC;
+#endif
+}
+
+/* Returns 0, LB_HOP_BY_TC or a drop reason. */
+static __noinline int lb_route(struct kb_ctx *ctx, const struct lb_route *route, struct lb_hop *hop)
 {
 	struct bpf_fib_lookup fib = { .family = LB_AF_INET };
 	int i;
 
 	fib.l4_protocol = route->protocol;
 	fib.tot_len = route->tot_len;
-	fib.ifindex = ctx->ingress_ifindex;
+	fib.ifindex = kb_ctx_ifindex(ctx);
 	fib.ipv4_src = route->saddr;
 	fib.ipv4_dst = route->daddr;
+	__builtin_memset(hop, 0, sizeof(*hop));
 
 	switch (bpf_fib_lookup(ctx, &fib, sizeof(fib), 0)) {
 	case BPF_FIB_LKUP_RET_SUCCESS:
 		break;
 	case BPF_FIB_LKUP_RET_NO_NEIGH:
-		return LB_HOP_UNRESOLVED;
+		hop->ifindex = fib.ifindex;
+		return LB_HOP_BY_TC;
 	case BPF_FIB_LKUP_RET_FRAG_NEEDED:
-		return KB_DROP_LB_MTU;
+		/* In the place of the length asked for; Linux before 5.12 leaves that there. */
+		return lb_too_long(hop, fib.mtu_result < route->tot_len ? fib.mtu_result : 0);
 	case BPF_FIB_LKUP_RET_FWD_DISABLED:
 		return KB_DROP_LB_FORWARDING_OFF;
 	default:
@@ -58,6 +92,10 @@ static __noinline int lb_route(struct xdp_md *ctx, const struct lb_route *route,
 		hop->macs[i] = fib.dmac[i];
 		hop->macs[ETH_ALEN + i] = fib.smac[i];
 	}
+#ifndef KB_TC
+	if (fib.ifindex != ctx->ingress_ifindex && !lb_dev_takes_frames(fib.ifindex))
+		return LB_HOP_BY_TC;
+#endif
 	return 0;
 }
 
@@ -69,27 +107,74 @@ static __always_inline void lb_hop_of(const struct kb_lb_backend *backend, struc
 	hop->ifindex = backend->ifindex;
 }
 
-static __always_inline void lb_write_macs(void *frame, const struct lb_hop *hop)
+/* What counts against the MTU: of several segments that travel in one packet, one. */
+static __always_inline __u32 lb_wire_len(const struct kb_ctx *ctx, const struct kb_packet *packet)
 {
+#ifdef KB_TC
+	const __u8 *l4 = packet->l4;
+
+	if (!ctx->gso_size)
+		return packet->len;
+	if (packet->protocol != IPPROTO_TCP || (void *)(l4 + sizeof(struct tcphdr)) > packet->data_end)
+		return packet->len - packet->l4_len + sizeof(struct kb_udp) + ctx->gso_size;
+	return packet->len - packet->l4_len + (l4[12] >> 4) * 4 + ctx->gso_size;
+#else
+	(void)ctx;
+	return packet->len;
+#endif
+}
+
+static __always_inline void lb_write_macs(struct kb_ctx *ctx, void *frame, const struct lb_hop *hop)
+{
+#ifdef KB_TC
+	(void)frame;
+	bpf_skb_store_bytes(ctx, 0, hop->macs, LB_MAC_BYTES, 0);
+#else
+	(void)ctx;
 	*(__u64 *)frame = *(const __u64 *)hop->macs;
 	*(__u32 *)(frame + 8) = *(const __u32 *)(hop->macs + 8);
+#endif
 }
 
 /* The hop that user space keeps in the backend, else a route lookup. Returns as lb_route(). */
-static __always_inline int lb_backend_hop(struct xdp_md *ctx, const struct kb_lb_backend *backend,
+static __always_inline int lb_backend_hop(struct kb_ctx *ctx, const struct kb_lb_backend *backend,
 					  const struct lb_route *route, struct lb_hop *hop)
 {
 	if (!(backend->flags & LB_BE_NEXT_HOP))
 		return lb_route(ctx, route, hop);
 	if (route->tot_len > backend->mtu)
-		return KB_DROP_LB_MTU;
+		return lb_too_long(hop, backend->mtu);
 	lb_hop_of(backend, hop);
+#ifndef KB_TC
+	if (backend->flags & LB_BE_NO_FRAMES)
+		return LB_HOP_BY_TC;
+#endif
 	return 0;
 }
 
-static __always_inline int lb_leave(const struct xdp_md *ctx, const struct lb_hop *hop)
+/* The packet is ready to leave by `hop`; `error` is 0 or, at tc, LB_HOP_BY_TC. */
+static __always_inline int lb_leave(struct kb_ctx *ctx, void *frame, const struct lb_hop *hop, int error)
 {
-	return hop->ifindex == ctx->ingress_ifindex ? XDP_TX : bpf_redirect(hop->ifindex, 0);
+#ifdef KB_TC
+	if (error)
+		return bpf_redirect_neigh(hop->ifindex, NULL, 0, 0);
+#else
+	(void)error;
+#endif
+	lb_write_macs(ctx, frame, hop);
+	return kb_ctx_send(ctx, hop->ifindex);
+}
+
+/* The same for what is rare: by offset. */
+static __always_inline int lb_leave_by(struct kb_ctx *ctx, const struct lb_hop *hop, int error)
+{
+#ifdef KB_TC
+	return lb_leave(ctx, NULL, hop, error);
+#else
+	if (error || !kb_ctx_store(ctx, 0, hop->macs, LB_MAC_BYTES))
+		return KB_DROPPED;
+	return kb_ctx_send(ctx, hop->ifindex);
+#endif
 }
 
 #endif

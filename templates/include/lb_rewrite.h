@@ -3,6 +3,7 @@
 #ifndef KB_LB_REWRITE_H
 #define KB_LB_REWRITE_H
 
+#include "ctx.h"
 #include "lb_csum.h"
 #include "parse.h"
 
@@ -13,20 +14,28 @@ struct lb_tuple {
 	__be16 dport;
 };
 
+/* The part of an IPv4 header that a rewrite changes: its last 12 bytes. */
+struct lb_ip_tail {
+	__u8 ttl;
+	__u8 protocol;
+	__u16 check;
+	__be32 saddr;
+	__be32 daddr;
+};
+
+#define LB_IP_TAIL_AT 8
+#define LB_TCP_CHECK_AT 16
+#define LB_UDP_CHECK_AT 6
+
 /* TTL and protocol share a checksum word. */
-static __always_inline __u16 lb_ttl_word(const struct iphdr *ip)
+static __always_inline __u16 lb_ttl_word(const struct lb_ip_tail *ip)
 {
 	return bpf_htons(ip->ttl << 8 | ip->protocol);
 }
 
-/*
- * `hops` is taken from the TTL. The caller has parsed the L4 header (kb_parse_l4), so that the
- * checks here only tell the verifier again; false means it would not follow.
- */
-static __always_inline bool lb_rewrite(const struct kb_packet *packet, const struct lb_tuple *to, __u8 hops)
+/* Changes the header; returns what the change of addresses means to checksums over them. */
+static __always_inline lb_sum lb_rewrite_ip(struct lb_ip_tail *ip, const struct lb_tuple *to, __u8 hops)
 {
-	struct iphdr *ip = packet->ip;
-	__be16 *ports = packet->l4;
 	__u16 word = lb_ttl_word(ip);
 	lb_sum diff = 0, ip_diff;
 
@@ -37,8 +46,54 @@ static __always_inline bool lb_rewrite(const struct kb_packet *packet, const str
 	ip->ttl -= hops;
 	ip_diff = lb_sum_replace16(diff, word, lb_ttl_word(ip));
 	ip->check = lb_csum_apply(ip->check, ip_diff);
+	return diff;
+}
 
-	if (ip->protocol == IPPROTO_TCP) {
+#ifdef KB_TC
+
+/*
+ * By helpers, which know who is to make the checksum: where that is left to the device, it holds the sum of the
+ * pseudo header alone (CHECKSUM_PARTIAL). The sum that a card has made over the whole packet (CHECKSUM_COMPLETE)
+ * stays right as long as each part that changes carries its own checksum.
+ */
+static __always_inline bool lb_rewrite(struct kb_ctx *ctx, const struct kb_packet *packet,
+				       const struct lb_tuple *to, __u8 hops)
+{
+	__u32 ip_at = (long)packet->ip - (long)packet->data + LB_IP_TAIL_AT;
+	__u32 l4_at = (long)packet->l4 - (long)packet->data;
+	struct lb_ip_tail ip = *(const struct lb_ip_tail *)((void *)packet->ip + LB_IP_TAIL_AT);
+	const __be16 *from = packet->l4;
+	__be16 ports[2] = { to->sport, to->dport };
+	bool udp = packet->protocol == IPPROTO_UDP;
+	__u32 check_at = l4_at + (udp ? LB_UDP_CHECK_AT : LB_TCP_CHECK_AT);
+	__u64 flags = udp ? BPF_F_MARK_MANGLED_0 : 0;
+	lb_sum diff, port_diff = 0;
+
+	if ((void *)(from + 2) > packet->data_end)
+		return false;
+	port_diff = lb_sum_replace16(port_diff, from[0], to->sport);
+	port_diff = lb_sum_replace16(port_diff, from[1], to->dport);
+	diff = lb_rewrite_ip(&ip, to, hops);
+	return !bpf_skb_store_bytes(ctx, ip_at, &ip, sizeof(ip), 0) &&
+	       !bpf_skb_store_bytes(ctx, l4_at, ports, sizeof(ports), BPF_F_INVALIDATE_HASH) &&
+	       !bpf_l4_csum_replace(ctx, check_at, 0, lb_sum_fold(diff), flags | BPF_F_PSEUDO_HDR) &&
+	       !bpf_l4_csum_replace(ctx, check_at, 0, lb_sum_fold(port_diff), flags);
+}
+
+#else
+
+/*
+ * `hops` is taken from the TTL. The caller has parsed the L4 header (kb_parse_l4), so that the
+ * checks here only tell the verifier again; false means it would not follow.
+ */
+static __always_inline bool lb_rewrite(struct kb_ctx *ctx, const struct kb_packet *packet,
+				       const struct lb_tuple *to, __u8 hops)
+{
+	__be16 *ports = packet->l4;
+	lb_sum diff = lb_rewrite_ip((void *)packet->ip + LB_IP_TAIL_AT, to, hops);
+
+	(void)ctx;
+	if (packet->protocol == IPPROTO_TCP) {
 		struct tcphdr *tcp = packet->l4;
 
 		if ((void *)(tcp + 1) > packet->data_end)
@@ -63,5 +118,7 @@ static __always_inline bool lb_rewrite(const struct kb_packet *packet, const str
 	ports[1] = to->dport;
 	return true;
 }
+
+#endif
 
 #endif

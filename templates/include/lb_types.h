@@ -32,6 +32,8 @@ enum lb_backend_flags {
 	LB_BE_NEXT_HOP = 1 << 2, /* ifindex, mtu and macs are valid: no route lookup */
 	LB_BE_NOT_OUTSIDE = 1 << 3, /* not in the table for packets; only user space reads it */
 	LB_BE_NOT_INSIDE = 1 << 4, /* not in the table for sockets */
+	LB_BE_LOCAL = 1 << 5, /* this node, or a pod of it behind `ifindex`: the stack delivers */
+	LB_BE_NO_FRAMES = 1 << 6, /* XDP can't send by its next hop, tc can */
 };
 
 struct kb_lb_frontend_key {

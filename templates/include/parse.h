@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * Ethernet, VLAN, IPv4 and L4 headers of an XDP frame, by bounds-checked pointers.
+ * Ethernet, VLAN, IPv4 and L4 headers of a frame, by bounds-checked pointers.
  *
  * Addresses and ports stay in network byte order, lengths and offsets are in host order.
  */
@@ -15,6 +15,8 @@
 #include <stdbool.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
+
+#include "ctx.h"
 
 #define KB_MAX_VLAN_TAGS 2
 
@@ -63,7 +65,9 @@ struct kb_packet {
 	struct iphdr *ip;
 	void *l4; /* behind the IP options */
 	__u32 l4_len; /* bytes of L4 that the IP total length promises; not checked against the frame */
+	__u32 len; /* of the IP packet, as its header says */
 	__u16 frag; /* iphdr.frag_off in host order */
+	__u8 protocol;
 };
 
 struct kb_l4 {
@@ -80,7 +84,7 @@ static __always_inline bool kb_is_vlan(__be16 proto)
 }
 
 /* Finds the IPv4 header behind up to KB_MAX_VLAN_TAGS tags and checks its lengths. */
-static __always_inline enum kb_parsed kb_parse_ipv4(const struct xdp_md *ctx, struct kb_packet *packet)
+static __always_inline enum kb_parsed kb_parse_ipv4(const struct kb_ctx *ctx, struct kb_packet *packet)
 {
 	void *data = (void *)(long)ctx->data;
 	void *data_end = (void *)(long)ctx->data_end;
@@ -122,6 +126,8 @@ static __always_inline enum kb_parsed kb_parse_ipv4(const struct xdp_md *ctx, st
 	packet->ip = ip;
 	packet->l4 = l3 + header;
 	packet->l4_len = total - header;
+	packet->len = total;
+	packet->protocol = ip->protocol;
 	packet->frag = bpf_ntohs(ip->frag_off);
 	return KB_PARSED;
 }
@@ -156,7 +162,7 @@ static __always_inline enum kb_parsed kb_parse_l4(const struct kb_packet *packet
 	const struct kb_icmp *icmp = packet->l4;
 
 	__builtin_memset(l4, 0, sizeof(*l4));
-	switch (packet->ip->protocol) {
+	switch (packet->protocol) {
 	case IPPROTO_TCP:
 		if (!kb_l4_has(packet, sizeof(struct tcphdr)))
 			return KB_PARSED_TRUNCATED;

@@ -66,6 +66,26 @@ static __always_inline bool kb_flow_snat(const kb_tuple4 *tuple, __u8 protocol)
 #endif
 }
 
+/* What an ICMP error quotes: of a request that ServiceLB sent to a backend, or of an answer to a client. */
+static __always_inline bool kb_flow_translated(const kb_tuple4 *tuple, __u8 protocol)
+{
+#ifdef KB_POLICY_LB_REVERSE
+	struct kb_lb_flow_key key = {
+		.saddr = tuple->saddr,
+		.daddr = tuple->daddr,
+		.sport = tuple->sport,
+		.dport = tuple->dport,
+		.protocol = protocol,
+	};
+
+	return bpf_map_lookup_elem(&kb_lb_rev, &key) || bpf_map_lookup_elem(&kb_lb_flow, &key);
+#else
+	(void)tuple;
+	(void)protocol;
+	return false;
+#endif
+}
+
 /* An ICMP error quotes the packet that the host sent: IP header and 8 bytes (RFC 792). */
 static __always_inline bool kb_flow_icmp_error(struct xdp_md *ctx, const struct kb_packet *packet)
 {
@@ -90,9 +110,9 @@ static __always_inline bool kb_flow_icmp_error(struct xdp_md *ctx, const struct 
 	tuple.dport = ports[0];
 	switch (quoted->protocol) {
 	case IPPROTO_TCP:
-		return kb_flow_tcp(ctx, &tuple);
+		return kb_flow_tcp(ctx, &tuple) || kb_flow_translated(&tuple, IPPROTO_TCP);
 	case IPPROTO_UDP:
-		return kb_flow_udp(ctx, &tuple);
+		return kb_flow_udp(ctx, &tuple) || kb_flow_translated(&tuple, IPPROTO_UDP);
 	default:
 		return false;
 	}

@@ -131,3 +131,17 @@ def test_a_backends_answer_to_the_snat_address_passes_where_the_load_balancer_kn
         key = socket.inet_aton(backend) + socket.inet_aton("192.0.2.1") + struct.pack("!HHB3x", 80, 33000, 6)
         reverse.update(key, bytes(reverse.info.value_size))
         assert node.verdict(answer) == CONTINUE
+
+
+@pytest.mark.parametrize("table", ["kb_lb_rev", "kb_lb_flow"], ids=["a request", "an answer"])
+def test_an_icmp_error_about_what_the_load_balancer_translated_passes(table: str) -> None:
+    peer, own = "198.51.100.20", "192.0.2.1"
+    with firewall(own, lb_reverse=True) as node:
+        node.enforce(Policy("p", 1, default=Action.DENY), failsafe=Failsafe(protocols=()))
+        quoted = IP(src=own, dst=peer) / TCP(sport=33000, dport=80)
+        error = ETH / IP(src=ROUTER, dst=own) / ICMP(type=3, code=4) / quoted
+        assert node.verdict(error) == DROP
+        entries = node.maps[table]
+        key = socket.inet_aton(peer) + socket.inet_aton(own) + struct.pack("!HHB3x", 80, 33000, 6)
+        entries.update(key, bytes(entries.info.value_size))
+        assert node.verdict(error) == CONTINUE

@@ -21,6 +21,7 @@ from kubebee.bpf.routes import lookup_routes
 from kubebee.lb.layout import NextHop
 from kubebee.lb.model import parse_address
 from kubebee.loader.neighbours import Neighbours
+from kubebee.loader.ways import Ways
 from lab.netns import Namespace, inside, veth
 
 pytestmark = pytest.mark.root
@@ -94,11 +95,14 @@ def test_families_are_asked_for_together(node: Namespace) -> None:
     assert [route and route.neighbour for route in routes] == [NEAR, four, GATEWAY]
 
 
-def test_the_node_itself_and_what_no_route_leads_to_have_none(node: Namespace) -> None:
+def test_what_no_route_leads_to_has_none_and_the_node_itself_a_local_one(node: Namespace) -> None:
     node.ip("-6", "route", "add", "unreachable", "2001:db8:66::/48")
-    nowhere = [NODE, parse_address("2001:db8:66::1"), parse_address("2001:db8:77::1")]
+    addresses = [NODE, parse_address("2001:db8:66::1"), parse_address("2001:db8:77::1")]
     with inside(node):
-        assert lookup_routes(nowhere) == [None, None, None]
+        own, *nowhere = lookup_routes(addresses)
+    assert own is not None
+    assert own.local
+    assert nowhere == [None, None]
 
 
 def test_a_neighbour_is_kept_resolved_until_it_is_given_up(node: Namespace) -> None:
@@ -130,7 +134,7 @@ def test_events_name_the_prefixes_of_routes_that_change(node: Namespace) -> None
 def test_next_hops_follow_a_route_that_moves_to_a_router(node: Namespace) -> None:
     hops = Hops()
     with inside(node):
-        neighbours = Neighbours(hops, ipv6=True)
+        neighbours = Neighbours(hops, ipv6=True, ways=Ways(uplinks=frozenset({node.ifindex("eth0")})))
         try:
             neighbours.want({NEAR, FAR})
             neighbours.work()

@@ -175,4 +175,4 @@ def test_no_packet_is_for_a_frontend_of_sockets_alone(lb: Balancer) -> None:
 def test_without_a_backend_here_packets_are_dropped_and_counted(lb: Balancer) -> None:
     lb.serve(two_tables((), (THERE,), drop_outside=True))
     assert lb.send(to_vip()).retval == DROP
-    assert lb.drops() == {"lb_no_backend": 1}
+    assert lb.drops() == {"lb_not_here": 1}

@@ -10,7 +10,7 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
 from kubebee.bpf.map import Map
-from kubebee.lb.layout import FlowKey, Reverse
+from kubebee.lb.layout import BackendFlag, FlowKey, Reverse
 from kubebee.lb.model import LbConfig, Protocol, parse_address
 from lab.netns import Namespace
 from support.servicelb import (
@@ -18,16 +18,17 @@ from support.servicelb import (
     CLIENT_MAC,
     CONFIG,
     CONTINUE,
-    DROP,
     ETHER,
+    HOOKS,
+    HOP,
     NODE,
     NODE_MAC,
-    PASS,
-    REDIRECT,
+    ROUTER_MAC,
     SENT,
-    TX,
     VIP,
+    XDP,
     Balancer,
+    Hook,
     balancer,
     frontend,
 )
@@ -37,9 +38,15 @@ pytestmark = pytest.mark.root
 BACKEND, OTHER = "10.0.0.11", "10.0.0.12"
 
 
+@pytest.fixture(params=HOOKS, ids=lambda hook: hook.name)
+def hook(request: pytest.FixtureRequest) -> Hook:
+    chosen: Hook = request.param
+    return chosen
+
+
 @pytest.fixture
-def lb() -> Iterator[Balancer]:
-    with balancer() as loaded:
+def lb(hook: Hook) -> Iterator[Balancer]:
+    with balancer(hook) as loaded:
         loaded.serve(
             frontend(f"{BACKEND}:8080"),
             frontend(f"{BACKEND}:5353", port=53, protocol=Protocol.UDP),
@@ -77,7 +84,7 @@ def test_a_request_leaves_from_an_address_and_port_of_the_node(lb: Balancer) -> 
         / TCP(sport=port, dport=8080, flags="S", seq=7)
         / Raw(b"ping")
     )
-    assert run.retval == TX
+    assert run.retval == lb.hook.sent
     assert run.data == bytes(expected)
     assert CONFIG.snat_port_first <= port <= CONFIG.snat_port_last
 
@@ -105,7 +112,7 @@ def test_a_udp_checksum_is_kept_right_and_a_missing_one_stays_missing(lb: Balanc
             / UDP(sport=nat_port(run.data), dport=5353, chksum=checksum)
             / Raw(b"query")
         )
-        assert run.retval == TX
+        assert run.retval == lb.hook.sent
         assert run.data == bytes(expected)
 
 
@@ -128,14 +135,14 @@ def test_an_answer_goes_to_the_client_as_the_frontends(routed: tuple[Balancer, N
         / TCP(sport=80, dport=40000, flags="SA")
         / Raw(b"pong")
     )
-    assert run.retval == REDIRECT
+    assert run.retval == lb.hook.redirected
     assert run.data == bytes(expected)
 
 
 @pytest.fixture
-def routed() -> Iterator[tuple[Balancer, Namespace]]:
+def routed(hook: Hook) -> Iterator[tuple[Balancer, Namespace]]:
     """A node with a route to the client and the client's MAC address known; test runs come in on loopback."""
-    with Namespace("node") as node, balancer() as lb:
+    with Namespace("node") as node, balancer(hook) as lb:
         node.sysctl("net.ipv4.ip_forward", 1)
         node.ip("link", "add", "up0", "address", NODE_MAC, "type", "veth", "peer", "name", "up1")
         node.ip("addr", "add", "198.51.100.1/24", "dev", "up0")
@@ -144,24 +151,54 @@ def routed() -> Iterator[tuple[Balancer, Namespace]]:
         node.ip("neigh", "replace", CLIENT, "lladdr", CLIENT_MAC, "dev", "up0", "nud", "permanent")
         node.ip("route", "add", "10.0.0.0/24", "via", "198.51.100.9")
         lb.serve(frontend(f"{BACKEND}:8080"))
+        lb.takes_frames(node.ifindex("up0"))
         yield lb, node
 
 
-def test_a_route_without_a_known_neighbour_leaves_the_rewritten_packet_to_the_kernel(
+def test_without_a_known_neighbour_xdp_leaves_the_packet_to_tc(
     routed: tuple[Balancer, Namespace],
 ) -> None:
     lb, node = routed
     lb.serve(frontend(f"{BACKEND}:8080"), hop=None)
     run = node.call(lambda: lb.send(request(ttl=61)))
+    if lb.hook is XDP:
+        assert (run.retval, run.data) == (CONTINUE, bytes(request(ttl=61)))
+        return
     tcp = TCP(sport=nat_port(run.data), dport=8080, flags="S", seq=7)
-    assert run.retval == PASS
-    assert run.data == bytes(ETHER / IP(src=NODE, dst=BACKEND, ttl=61) / tcp / Raw(b"ping"))
+    assert run.retval == lb.hook.redirected  # to the neighbour, so that the kernel writes the MAC addresses
+    assert run.data == bytes(ETHER / IP(src=NODE, dst=BACKEND, ttl=60) / tcp / Raw(b"ping"))
+
+
+def test_what_leaves_by_an_interface_that_takes_no_frames_is_left_to_tc(
+    routed: tuple[Balancer, Namespace],
+) -> None:
+    lb, node = routed
+    port = nat_port(lb.send(request()).data)
+    lb.takes_frames()
+    run = node.call(lambda: lb.send(answer(port, ttl=64)))
+    if lb.hook is XDP:
+        assert (run.retval, run.data) == (CONTINUE, bytes(answer(port, ttl=64)))
+    else:
+        assert (run.retval, Ether(run.data)[IP].dst) == (lb.hook.redirected, CLIENT)
+
+
+def test_a_next_hop_that_takes_no_frames_is_left_to_tc(lb: Balancer) -> None:
+    lb.serve(frontend(f"{BACKEND}:8080"), hop=HOP._replace(way=HOP.way | BackendFlag.NO_FRAMES))
+    run = lb.send(request(ttl=61))
+    if lb.hook is XDP:
+        assert (run.retval, run.data) == (CONTINUE, bytes(request(ttl=61)))
+    else:
+        assert (run.retval, Ether(run.data).dst, Ether(run.data)[IP].dst) == (
+            lb.hook.sent,
+            ROUTER_MAC,
+            BACKEND,
+        )
 
 
 def test_no_route_is_dropped_and_counted(routed: tuple[Balancer, Namespace]) -> None:
     lb, node = routed
     lb.serve(frontend("10.99.0.1:8080"), hop=None)
-    assert node.call(lambda: lb.send(request())).retval == DROP
+    assert node.call(lambda: lb.send(request())).retval == lb.hook.dropped
     assert lb.drops() == {"lb_no_route": 1}
 
 
@@ -169,7 +206,7 @@ def test_a_node_that_may_not_forward_says_so(routed: tuple[Balancer, Namespace])
     lb, node = routed
     node.sysctl("net.ipv4.ip_forward", 0)
     lb.serve(frontend(f"{BACKEND}:8080"), hop=None)
-    assert node.call(lambda: lb.send(request())).retval == DROP
+    assert node.call(lambda: lb.send(request())).retval == lb.hook.dropped
     assert lb.drops() == {"lb_forwarding_off": 1}
 
 
@@ -182,7 +219,7 @@ def test_a_packet_to_a_snat_port_that_no_flow_uses_goes_on(lb: Balancer) -> None
 
 
 def test_a_packet_at_the_end_of_its_ttl_is_dropped(lb: Balancer) -> None:
-    assert lb.send(request(ttl=1)).retval == DROP
+    assert lb.send(request(ttl=1)).retval == lb.hook.dropped
     assert lb.drops() == {"lb_ttl": 1}
     assert lb.flows() == (0, 0)
 
@@ -192,25 +229,27 @@ def test_flows_to_one_backend_have_different_ports(lb: Balancer) -> None:
     assert len(ports) == 200
 
 
-def test_ports_that_run_out_fail_fast_and_take_no_live_flow() -> None:
+def test_ports_that_run_out_fail_fast_and_take_no_live_flow(hook: Hook) -> None:
     config = LbConfig(snat_address=parse_address(NODE), snat_port_first=61000, snat_port_last=61003)
-    with balancer() as lb:
+    with balancer(hook) as lb:
         lb.serve(frontend(f"{BACKEND}:8080"), config=config)
         verdicts = [lb.send(request(sport=sport)).retval for sport in range(30000, 30010)]
-        assert verdicts.count(TX) == 4
+        assert verdicts.count(lb.hook.sent) == 4
         assert lb.flows() == (4, 4)
         assert lb.drops() == {"lb_ports": 6}
         again = [lb.send(request("A", sport=sport)).retval for sport in range(30000, 30010)]
-        assert [v for v, first in zip(again, verdicts, strict=True) if first == TX] == [TX] * 4
+        assert [v for v, first in zip(again, verdicts, strict=True) if first == lb.hook.sent] == [
+            lb.hook.sent
+        ] * 4
 
 
 @pytest.mark.parametrize("full", ["kb_lb_flow", "kb_lb_rev"])
-def test_a_full_table_leaves_no_half_of_a_flow(full: str) -> None:
-    with balancer(**{full: 4}) as lb:
+def test_a_full_table_leaves_no_half_of_a_flow(hook: Hook, full: str) -> None:
+    with balancer(hook, **{full: 4}) as lb:
         lb.serve(frontend(f"{BACKEND}:8080"))
         verdicts = [lb.send(request(sport=sport)).retval for sport in range(30000, 30010)]
         forward, reverse = lb.flows()
-        assert forward == reverse == verdicts.count(TX)
+        assert forward == reverse == verdicts.count(lb.hook.sent)
         assert lb.drops() == {"lb_flows": 10 - forward}
 
 
@@ -288,13 +327,13 @@ def test_a_connection_that_goes_on_after_a_forged_reset_is_alive(lb: Balancer) -
     assert lb.collect(20).expired == 0
 
 
-def test_no_flow_takes_a_port_that_a_frontend_has_on_the_snat_address() -> None:
+def test_no_flow_takes_a_port_that_a_frontend_has_on_the_snat_address(hook: Hook) -> None:
     config = LbConfig(snat_address=parse_address(NODE), snat_port_first=61000, snat_port_last=61001)
-    with balancer() as lb:
+    with balancer(hook) as lb:
         taken = frontend(f"{OTHER}:8080", vip=NODE, port=61000)
         lb.serve(frontend(f"{BACKEND}:8080"), taken, config=config)
         runs = [lb.send(request(sport=sport)) for sport in range(30000, 30008)]
-        assert {nat_port(run.data) for run in runs if run.retval == TX} == {61001}
+        assert {nat_port(run.data) for run in runs if run.retval == lb.hook.sent} == {61001}
 
 
 def test_udp_leaves_a_removed_backend_at_once(lb: Balancer) -> None:

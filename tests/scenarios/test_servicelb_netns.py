@@ -1,4 +1,4 @@
-"""Real sockets through ServiceLB at native XDP: a client, the node, two backends."""
+"""Real sockets through ServiceLB, at native XDP with tc behind it and at tc alone."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from kubebee.bpf import attach
+from kubebee.bpf.link import Link
 from kubebee.bpf.neighbours import NeighbourKey, keep_resolved, stop_keeping
 from kubebee.bpf.routes import lookup_routes
 from kubebee.lb import stats
 from kubebee.lb.model import Forwarding, LbConfig, Protocol, merge, parse_address
-from lab import BACKENDS, NODE, VIP, Lab, http_get, is_denied, tcp_connect, udp_ask
+from lab import BACKENDS, NODE, VIP, Lab, http_get, tcp_connect, udp_ask
 from lab.netns import inside
 from lab.traffic import http_ask
-from support.servicelb import Balancer, balancer, frontend
+from support.servicelb import HOOKS, XDP, Balancer, Hook, balancer, frontend
 
 pytestmark = pytest.mark.root
 
@@ -27,18 +28,30 @@ INTERFACES = ("eth0", "eth1", "eth2")
 BOTH = set(BACKENDS)
 
 
-@pytest.fixture
-def lb(lab: Lab) -> Iterator[Balancer]:
+@pytest.fixture(params=HOOKS, ids=lambda hook: hook.name)
+def lb(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Balancer]:
+    hook: Hook = request.param
     network = lab.node.network
-    with balancer(last_stage=True) as loaded, contextlib.ExitStack() as stack:
+    with balancer(hook, last_stage=True) as loaded, contextlib.ExitStack() as stack:
         for name in INTERFACES:
             with inside(network):
-                link = attach.attach_xdp(loaded.program.fd, network.ifindex(name), "native")
-            stack.callback(link.close)
+                for link in links(loaded, network.ifindex(name)):
+                    stack.callback(link.close)
+        loaded.takes_frames(*map(network.ifindex, INTERFACES))
         with inside(network):
             assert not keep_resolved(neighbours())
         wait_until(lambda: resolved(lab) >= {ONE, TWO})
         yield loaded
+
+
+def links(lb: Balancer, ifindex: int) -> Iterator[Link]:
+    """Attach all programs to an interface."""
+    assert lb.ingress is not None
+    assert lb.egress is not None
+    if lb.hook is XDP:
+        yield attach.attach_xdp(lb.program.fd, ifindex, "native")
+    yield attach.attach_tcx(lb.ingress.fd, ifindex, ingress=True)
+    yield attach.attach_tcx(lb.egress.fd, ifindex, ingress=False)
 
 
 def neighbours() -> list[NeighbourKey]:
@@ -90,11 +103,14 @@ def test_a_snat_connection_outlives_its_backends_removal(lab: Lab, lb: Balancer)
 
 
 @pytest.mark.parametrize("forwarding", list(Forwarding))
-def test_without_backends_nobody_answers_and_the_reason_is_counted(
+def test_without_backends_clients_are_refused_at_once_and_the_reason_is_counted(
     lab: Lab, lb: Balancer, forwarding: Forwarding
 ) -> None:
     serve(lb, forwarding)
-    assert is_denied(lab.client, VIP, 80)
+    with pytest.raises(ConnectionRefusedError):
+        tcp_connect(lab.client, VIP, 80)
+    with pytest.raises(ConnectionRefusedError):
+        udp_ask(lab.client, VIP, 53)
     assert set(lb.drops()) == {"lb_no_backend"}
 
 
@@ -124,7 +140,10 @@ def test_neighbours_are_kept_resolved_until_they_are_given_up(lab: Lab) -> None:
     assert "managed" not in lab.node.network.ip("neigh", "show", TWO)
 
 
-def test_the_node_itself_and_what_no_route_leads_to_have_no_next_hop(lab: Lab) -> None:
+def test_a_route_to_the_node_itself_is_known_and_to_what_none_leads_to_there_is_none(lab: Lab) -> None:
     lab.node.network.ip("route", "add", "unreachable", "10.66.0.0/24")
     with inside(lab.node.network):
-        assert lookup_routes([parse_address(NODE), parse_address("10.66.0.1")]) == [None, None]
+        own, nowhere = lookup_routes([parse_address(NODE), parse_address("10.66.0.1")])
+    assert own is not None
+    assert own.local
+    assert nowhere is None

@@ -1,11 +1,12 @@
-"""The ServiceLB stage, loaded alone: frontends in, packets through."""
+"""ServiceLB's packet programs, loaded alone: frontends in, packets through."""
 
 from __future__ import annotations
 
 import functools
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from typing import NamedTuple
 
 from scapy.layers.inet import IP
 from scapy.layers.l2 import Ether
@@ -15,10 +16,10 @@ from kubebee import drops
 from kubebee.bpf.map import Map
 from kubebee.bpf.object import BpfObject
 from kubebee.bpf.program import Program, TestRun
-from kubebee.lb import gc
+from kubebee.lb import devices, gc
 from kubebee.lb.family import FAMILIES
 from kubebee.lb.features import Features
-from kubebee.lb.layout import NextHop
+from kubebee.lb.layout import DevFlag, NextHop
 from kubebee.lb.model import (
     Backend,
     Forwarding,
@@ -36,6 +37,27 @@ from support.clang import compile_c
 CONTINUE, DROP, PASS, TX, REDIRECT = 0xFFFFFFFF, 1, 2, 3, 4
 """As a test run returns them: KB_CONTINUE is -1."""
 
+
+class Hook(NamedTuple):
+    """Where packets are seen, and what its verdicts are called by a test run.
+
+    Attributes:
+        sent: out of the interface that the packet came by.
+        redirected: out of another one.
+        up: translated, for the stack.
+    """
+
+    name: str
+    sent: int
+    redirected: int
+    dropped: int
+    up: int
+
+
+XDP = Hook("xdp", TX, REDIRECT, DROP, PASS)
+TC = Hook("tc", 7, 7, 2, CONTINUE)
+HOOKS = (XDP, TC)
+
 LOOPBACK = 1
 """Where a test run without context comes in."""
 
@@ -45,7 +67,7 @@ HOP = NextHop(LOOPBACK, bytes.fromhex((ROUTER_MAC + NODE_MAC).replace(":", "")),
 CONFIG = LbConfig(snat_address=parse_address(NODE))
 ETHER = Ether(src=CLIENT_MAC, dst=NODE_MAC)
 SENT = Ether(src=NODE_MAC, dst=ROUTER_MAC)
-ALL = Features(dsr=True, snat=True, ipv6=True, affinity=True)
+ALL = Features(dsr=True, ipv6=True, affinity=True)
 
 _ENTRY = 'SEC("xdp")\nint kb_servicelb('
 _LAST_STAGE = """
@@ -62,11 +84,17 @@ int last_stage(struct xdp_md *ctx)
 @functools.cache
 def elf(last_stage: bool = False) -> bytes:
     """Render and compile the stage; as the `last_stage` of a chain what goes on goes to the kernel."""
-    source = render_builtin("servicelb", ALL.context())
+    source = render_builtin("servicelb", ALL.context() | {"tc": False})
     assert _ENTRY in source
     if last_stage:
         source = source.replace(_ENTRY, "__noinline int kb_servicelb(") + _LAST_STAGE
     return compile_c(source)
+
+
+@functools.cache
+def tc_elf() -> bytes:
+    """Render and compile the programs of tc."""
+    return compile_c(render_builtin("servicelb", ALL.context() | {"tc": True}))
 
 
 def frontend(
@@ -89,11 +117,27 @@ def frontend(
 
 
 class Balancer:
-    """A loaded stage with its maps."""
+    """Loaded programs with their maps.
 
-    def __init__(self, program: Program, maps: dict[str, Map]) -> None:
+    Attributes:
+        hook: where `send` lets packets come in.
+        program: what they meet there.
+        ingress, egress: what packets meet at tc on their way in and out.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        maps: dict[str, Map],
+        hook: Hook = XDP,
+        ingress: Program | None = None,
+        egress: Program | None = None,
+    ) -> None:
         self.program = program
         self.maps = maps
+        self.hook = hook
+        self.ingress = ingress
+        self.egress = egress
         self.state = LbState.adopt(maps)
 
     def serve(self, *frontends: Frontend, config: LbConfig = CONFIG, hop: NextHop | None = HOP) -> SyncReport:
@@ -104,8 +148,23 @@ class Balancer:
         return report
 
     def send(self, packet: Packet | bytes) -> TestRun:
-        """What becomes of one packet."""
+        """What becomes of one packet that comes in."""
         return self.program.test_run(bytes(packet))
+
+    def refuses(self, packet: Packet | bytes) -> bool:
+        """Whether nobody serves a packet."""
+        before = self.drops().get("lb_no_backend", 0)
+        self.send(packet)
+        return self.drops().get("lb_no_backend", 0) == before + 1
+
+    def leave(self, packet: Packet | bytes) -> TestRun:
+        """What becomes of one packet that goes out."""
+        assert self.egress is not None
+        return self.egress.test_run(bytes(packet))
+
+    def takes_frames(self, *interfaces: int) -> None:
+        """Let XDP redirect to these interfaces."""
+        devices.write(self.maps["kb_lb_devs"], dict.fromkeys(interfaces, DevFlag.FRAMES))
 
     def collect(self, after_seconds: float = 0) -> gc.GcReport:
         """Collect as if so much time had passed."""
@@ -131,14 +190,31 @@ SMALL = {name + family.suffix: entries for family in FAMILIES for name, entries 
 
 
 @contextmanager
-def balancer(*, last_stage: bool = False, **max_entries: int) -> Iterator[Balancer]:
-    """Load the stage, or it and the end of a chain; `max_entries` sizes maps by name."""
-    with BpfObject.open(elf(last_stage), "servicelb") as loaded:
+def balancer(hook: Hook = XDP, *, last_stage: bool = False, **max_entries: int) -> Iterator[Balancer]:
+    """Load all programs over one set of maps.
+
+    Args:
+        hook: where packets come in.
+        last_stage: of XDP the stage and the end of a chain.
+        max_entries: sizes of maps, by name.
+    """
+    with ExitStack() as stack:
+        xdp = stack.enter_context(BpfObject.open(elf(last_stage), "servicelb"))
         for name, count in (SMALL | max_entries).items():
-            loaded.maps[name].set_max_entries(count)
-        loaded.load()
-        maps = {name: loaded_map.duplicate() for name, loaded_map in loaded.maps.items()}
-        with loaded.programs["last_stage" if last_stage else "kb_servicelb"].duplicate() as program:
-            yield Balancer(program, maps)
-        for opened in maps.values():
-            opened.close()
+            xdp.maps[name].set_max_entries(count)
+        xdp.load()
+        maps = {name: stack.enter_context(item.duplicate()) for name, item in xdp.maps.items()}
+        tc = stack.enter_context(BpfObject.open(tc_elf(), "servicelb_tc"))
+        for name, item in tc.maps.items():
+            if name in maps and not name.startswith("."):
+                item.reuse_fd(maps[name].fd)
+        tc.load()
+        stage, ingress, egress = (
+            stack.enter_context(each.duplicate())
+            for each in (
+                xdp.programs["last_stage" if last_stage else "kb_servicelb"],
+                tc.programs["kb_lb_ingress"],
+                tc.programs["kb_lb_egress"],
+            )
+        )
+        yield Balancer(stage if hook is XDP else ingress, maps, hook, ingress, egress)

@@ -23,8 +23,8 @@ from kubebee.planner.servicelb import Merged, Served, unit
 class Text:
     """Sources that say what they were asked for."""
 
-    def servicelb(self, features: Features) -> str:
-        return f"servicelb {features}"
+    def servicelb(self, features: Features, tc: bool) -> str:
+        return f"servicelb {features} {tc}"
 
     def socketlb(self, features: Features) -> str:
         return f"socketlb {features}"
@@ -120,7 +120,7 @@ def test_socket_lb_is_for_all_namespaces_or_for_the_hosts_in_all_resources_that_
     assert [(key.name, error.reason) for key, error in refused.items()] == [("b", "ConflictingSettings")]
     assert merged.unit is not None
     assert merged.unit.socket is not None
-    assert merged.unit.socket.source == f"socketlb {Features(snat=True, host_only=True)}"
+    assert merged.unit.socket.source == f"socketlb {Features(host_only=True)}"
 
 
 def test_the_older_of_two_keeps_a_frontend_when_the_younger_takes_it() -> None:

@@ -77,6 +77,21 @@ def primary_interface() -> str | None:
     return min(routes)[1] if routes else None
 
 
+def default_route_interfaces() -> frozenset[str]:
+    """Return the names of the interfaces of all default routes of the main table, of both families."""
+    found = {
+        name
+        for name, destination, _, flags, _, _, _, mask, *_ in _rows(_ROUTES4)
+        if destination == mask == "00000000" and _usable(flags)
+    }
+    found |= {
+        name
+        for destination, length, _, _, _, _, _, _, flags, name in _rows(_ROUTES6)
+        if int(length, 16) == 0 and int(destination, 16) == 0 and _usable(flags) and name != "lo"
+    }
+    return frozenset(found)
+
+
 def _rows(path: Path) -> list[list[str]]:
     try:
         lines = path.read_text().splitlines()

@@ -13,6 +13,7 @@ from typing import Literal
 from kubebee.bpf.syscall import BpfError
 
 RTMGRP_LINK = 1
+NETLINK_GENERIC = 16
 
 _NLMSG = struct.Struct("=IHHII")  # length, type, flags, sequence, port
 _IFINFO = struct.Struct("=BxHiII")  # family, device type, index, flags, change
@@ -23,7 +24,8 @@ _NLM_F_REQUEST, _NLM_F_DUMP = 0x1, 0x300
 _BATCH = 16
 """Requests per datagram: their answers must fit the socket's default buffer, 8 KiB accounted for each."""
 _IFF_UP, _IFF_LOOPBACK = 0x1, 0x8
-_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_XDP = 1, 3, 4, 10, 43
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_LINKINFO, _IFLA_XDP = 1, 3, 4, 10, 18, 43
+_IFLA_INFO_KIND = 1
 _IFLA_XDP_ATTACHED, _IFLA_XDP_PROG_ID = 2, 4
 _IFLA_XDP_DRV_PROG_ID, _IFLA_XDP_SKB_PROG_ID, _IFLA_XDP_HW_PROG_ID = 5, 6, 7
 _ATTR_TYPE_MASK = 0x3FFF
@@ -43,7 +45,12 @@ class XdpAttachment:
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """A network interface; `address` is the MAC as six bytes, or b""."""
+    """A network interface.
+
+    Attributes:
+        address: the MAC as six bytes, or b"".
+        kind: of a virtual one, such as veth or bridge; "" for a card.
+    """
 
     index: int
     name: str
@@ -53,6 +60,7 @@ class Interface:
     master: int | None
     address: bytes
     xdp: XdpAttachment | None
+    kind: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +81,13 @@ def dump_interfaces() -> list[Interface]:
     return [_interface(payload) for payload in dump(_RTM_GETLINK, wanted, _RTM_NEWLINK)]
 
 
-def dump(kind: int, payload: bytes, answer: int) -> Iterator[bytes]:
+def dump(kind: int, payload: bytes, answer: int, protocol: int = socket.NETLINK_ROUTE) -> Iterator[bytes]:
     """Yield the payloads of type `answer` with which the kernel answers a dump request of type `kind`.
 
     Raises:
         BpfError: netlink refused.
     """
-    with _request_socket() as sock:
+    with _request_socket(protocol) as sock:
         sock.sendto(pack_message(kind, _NLM_F_DUMP, 1, payload), (0, 0))
         while True:
             for found, _, content in messages(sock.recv(_RECEIVE_SIZE)):
@@ -121,8 +129,8 @@ def ask(kind: int, flags: int, payloads: Sequence[bytes]) -> list[bytes | int]:
     return answers
 
 
-def _request_socket() -> socket.socket:
-    sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+def _request_socket(protocol: int = socket.NETLINK_ROUTE) -> socket.socket:
+    sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
     sock.settimeout(10)
     return sock
 
@@ -181,14 +189,19 @@ def _interface(payload: bytes) -> Interface:
     found = attributes(payload[_IFINFO.size :])
     return Interface(
         index=index,
-        name=found.get(_IFLA_IFNAME, b"").rstrip(b"\0").decode(errors="replace"),
+        name=_text(found, _IFLA_IFNAME),
         up=bool(flags & _IFF_UP),
         loopback=bool(flags & _IFF_LOOPBACK),
         mtu=u32(found, _IFLA_MTU) or 0,
         master=u32(found, _IFLA_MASTER),
         address=found.get(_IFLA_ADDRESS, b""),
         xdp=_xdp(attributes(found.get(_IFLA_XDP, b""))),
+        kind=_text(attributes(found.get(_IFLA_LINKINFO, b"")), _IFLA_INFO_KIND),
     )
+
+
+def _text(found: dict[int, bytes], kind: int) -> str:
+    return found.get(kind, b"").rstrip(b"\0").decode(errors="replace")
 
 
 def _xdp(found: dict[int, bytes]) -> XdpAttachment | None:

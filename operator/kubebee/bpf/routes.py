@@ -14,7 +14,7 @@ _RTM_GETROUTE = 26
 _RTMSG = struct.Struct("=BBBBBBBBI")  # family, dst and src length, tos, table, protocol, scope, type, flags
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PREFSRC, _RTA_METRICS, _RTA_VIA = 1, 4, 5, 7, 8, 18
 _RTAX_MTU = 2
-_RTN_UNICAST = 1
+_RTN_UNICAST, _RTN_LOCAL = 1, 2
 _RTM_F_CLONED = 0x200
 _ADDRESS_BYTES = {socket.AF_INET: 4, socket.AF_INET6: 16}
 _HEADS = {
@@ -33,16 +33,18 @@ class Route:
             or the destination's own.
         mtu: of the route; 0 = the interface's.
         source: address this host would send from, b"" if the kernel names none.
+        local: it is an address of this host.
     """
 
     ifindex: int
     neighbour: bytes
     mtu: int
     source: bytes
+    local: bool = False
 
 
 def lookup_routes(addresses: Sequence[bytes]) -> list[Route | None]:
-    """Return the route to each address; None where there is none, or it is this host's own.
+    """Return the route to each address; None where there is none.
 
     Raises:
         BpfError: netlink failed.
@@ -58,8 +60,11 @@ def lookup_routes(addresses: Sequence[bytes]) -> list[Route | None]:
 def _route(address: bytes, payload: bytes) -> Route | None:
     found = attributes(payload[_RTMSG.size :])
     ifindex = u32(found, _RTA_OIF)
-    if _RTMSG.unpack_from(payload)[7] != _RTN_UNICAST or ifindex is None:
+    kind = _RTMSG.unpack_from(payload)[7]
+    if kind not in (_RTN_UNICAST, _RTN_LOCAL) or ifindex is None:
         return None
+    if kind == _RTN_LOCAL:
+        return Route(ifindex, address, 0, address, local=True)
     via = found.get(_RTA_VIA, b"")[2:]  # after its address family
     neighbour = found.get(_RTA_GATEWAY) or via or address
     mtu = u32(attributes(found.get(_RTA_METRICS, b"")), _RTAX_MTU) or 0

@@ -23,6 +23,7 @@ from kubebee.lb.services.claims import Shape
 from kubebee.lb.services.facts import NodeFacts
 from kubebee.lb.services.table import ServiceTable
 from kubebee.lb.services.wanted import ServicesWanted
+from kubebee.loader.frames import losing_interfaces
 from kubebee.loader.host import Host, TcChoice, find_cgroup2, tc_mode
 from kubebee.loader.host_files import HostFiles
 from kubebee.loader.lb_services import LbServices, ServiceSource
@@ -71,9 +72,12 @@ def host_view(
         UnsupportedError: the kernel lacks the way to attach TC programs that was chosen.
     """
     cgroup, mode, files = cgroup_root or find_cgroup2(), tc_mode(tc), HostFiles(root)
-    return lambda: Host(
-        {i.name: i.index for i in interfaces().values()}, primary_interface, cgroup, mode, files
-    )
+
+    def view() -> Host:
+        present = {i.name: i.index for i in interfaces().values()}
+        return Host(present, primary_interface, cgroup, mode, files, losing_interfaces)
+
+    return view
 
 
 @dataclass

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from itertools import compress
 from operator import is_, is_not
 
@@ -27,6 +27,10 @@ from kubebee.names import NameTable
 
 # Plain numbers: arithmetic of enums takes ten times as long, and there are 100,000 backends.
 _USED, _GONE, _SOCKETS_ONLY = map(int, (BackendFlag.USED, BackendFlag.GONE, FrontendFlag.SOCKETS_ONLY))
+
+
+Ahead = Callable[[Set[bytes]], None]
+"""Told of addresses before backends at them are written; it may set their next hops."""
 
 
 class _NoRoomError(Exception):
@@ -154,10 +158,13 @@ class FamilyState:
         for base, size in value.tables:
             self._space.release(base // layout.ROW_SLOTS, tables.rows_of(size))
 
-    def apply(self, maps: Mapping[str, Map], desired: Mapping[FrontendKey, Frontend]) -> SyncReport:
+    def apply(
+        self, maps: Mapping[str, Map], desired: Mapping[FrontendKey, Frontend], ahead: Ahead | None = None
+    ) -> SyncReport:
         """Make the maps serve exactly `desired`, all of this family (see model.merge).
 
-        A frontend that finds no room is reported and leaves the others alone.
+        A frontend that finds no room is reported and leaves the others alone. Of addresses that backends come
+        to have `ahead` is told before they are written.
 
         Raises:
             LbModelError: one is of another family; nothing was written.
@@ -172,6 +179,9 @@ class FamilyState:
             self._applied = desired
             return SyncReport()
 
+        if ahead is not None:
+            members = (each for frontend in wanted for each in (*frontend.backends, *(frontend.inside or ())))
+            ahead({member.address for member in members} - self._hops.keys())
         frontends = maps[self.family.frontends]
         writer = TableWriter(maps, self.family)
         if removed:

@@ -10,14 +10,13 @@ class Features:
     """Switches of templates/servicelb.bpf.c.j2 and socketlb.bpf.c.j2. What is off costs no code and no map.
 
     Attributes:
-        dsr, snat: ways of forwarding.
+        dsr: some frontends are forwarded so; translation is always there, for backends on the node itself.
         ipv6: maps and code of that family.
         affinity: clients come back to the backend they had.
         host_only: of sockets those in the host's network namespace are served; packets don't care.
     """
 
     dsr: bool = False
-    snat: bool = False
     ipv6: bool = False
     affinity: bool = False
     host_only: bool = False

@@ -70,9 +70,13 @@ class BackendFlag(IntFlag):
     NEXT_HOP = 4
     NOT_OUTSIDE = 8
     NOT_INSIDE = 16
+    LOCAL = 32
+    NO_FRAMES = 64
 
 
-_NEXT_HOP = int(BackendFlag.NEXT_HOP)  # arithmetic of enums takes ten times as long
+# Plain numbers: arithmetic of enums takes ten times as long.
+_NEXT_HOP, _LOCAL = int(BackendFlag.NEXT_HOP), int(BackendFlag.LOCAL)
+_WAYS = int(BackendFlag.NEXT_HOP | BackendFlag.LOCAL | BackendFlag.NO_FRAMES)
 
 
 class FlowFlag(IntFlag):
@@ -81,6 +85,12 @@ class FlowFlag(IntFlag):
     FIN = 1
     RST = 2
     SEEN = 4
+
+
+class DevFlag(IntFlag):
+    """enum lb_dev_flags."""
+
+    FRAMES = 1
 
 
 class FrontendValue(NamedTuple):
@@ -119,16 +129,25 @@ class FrontendValue(NamedTuple):
 
 
 class NextHop(NamedTuple):
-    """How frames reach a backend without a route lookup.
+    """How packets reach a backend without a route lookup.
 
     Attributes:
+        ifindex: interface that leads there; 0 for an address of the node itself.
         macs: destination, then source address: 12 bytes.
         mtu: largest IP packet on that interface.
+        way: flags of the backend: NEXT_HOP, with NO_FRAMES if XDP can't send there; or LOCAL, and then there
+            are no MAC addresses.
     """
 
     ifindex: int
     macs: bytes
     mtu: int
+    way: int = _NEXT_HOP
+
+    @classmethod
+    def local(cls, ifindex: int = 0) -> NextHop:
+        """To the node itself, or to a pod of it behind an interface: the stack delivers."""
+        return cls(ifindex, NO_MACS, 0, _LOCAL)
 
 
 class BackendValue(NamedTuple):
@@ -143,9 +162,8 @@ class BackendValue(NamedTuple):
 
     def pack(self) -> bytes:
         """Return the map's value."""
-        ifindex, macs, mtu = self.hop or (0, NO_MACS, 0)
-        flags = self.flags | _NEXT_HOP if self.hop else self.flags
-        rest = _BACKEND_REST.pack(self.weight, self.frontend, ifindex, macs, mtu, flags)
+        ifindex, macs, mtu, way = self.hop or (0, NO_MACS, 0, 0)
+        rest = _BACKEND_REST.pack(self.weight, self.frontend, ifindex, macs, mtu, self.flags | way)
         length = len(self.address)
         packed = _ENDPOINTS[length].pack(self.address, self.port) + rest
         return packed if length == 4 else packed.ljust(BACKEND_BYTES[length], b"\0")
@@ -156,8 +174,9 @@ class BackendValue(NamedTuple):
         endpoint = _ENDPOINTS[4 if len(value) == BACKEND_BYTES[4] else 16]
         address, port = endpoint.unpack_from(value)
         weight, frontend, ifindex, macs, mtu, flags = _BACKEND_REST.unpack_from(value, endpoint.size)
-        hop = NextHop(ifindex, macs, mtu) if flags & _NEXT_HOP else None
-        return cls(address, port, weight, frontend, hop, flags & ~_NEXT_HOP)
+        way = flags & _WAYS
+        hop = NextHop(ifindex, macs, mtu, way) if way else None
+        return cls(address, port, weight, frontend, hop, flags & ~_WAYS)
 
 
 class Stat(NamedTuple):

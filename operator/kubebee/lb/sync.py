@@ -9,7 +9,7 @@ from functools import reduce
 from kubebee.bpf.map import Map
 from kubebee.lb import layout
 from kubebee.lb.family import FAMILIES, IPV4, Family, family_of
-from kubebee.lb.family_state import FamilyState
+from kubebee.lb.family_state import Ahead, FamilyState
 from kubebee.lb.layout import NextHop
 from kubebee.lb.model import Forwarding, Frontend, FrontendKey, LbConfig, LbModelError
 from kubebee.lb.reports import Left, SyncReport, Unserved
@@ -61,11 +61,16 @@ class LbState:
         return ChainMap(*(state.served for state in self.families.values()))
 
     def apply(
-        self, maps: Mapping[str, Map], desired: Mapping[FrontendKey, Frontend], config: LbConfig
+        self,
+        maps: Mapping[str, Map],
+        desired: Mapping[FrontendKey, Frontend],
+        config: LbConfig,
+        ahead: Ahead | None = None,
     ) -> SyncReport:
         """Make the maps serve exactly `desired` (see model.merge), which nobody changes afterwards.
 
-        A frontend that finds no room is reported and leaves the others alone.
+        A frontend that finds no room is reported and leaves the others alone. Of addresses that backends come
+        to have `ahead` is told before they are written.
 
         Raises:
             LbModelError: SNAT is wanted and `config` has no address for it, or IPv6 and there are no maps for
@@ -77,7 +82,7 @@ class LbState:
             if not (config.snat_address if family is IPV4 else config.snat_address6):
                 _refuse_snat(part.values(), family)
         self._write_config(maps[CONFIG_MAP], config)
-        reports = [self.families[family].apply(maps, part) for family, part in parts.items()]
+        reports = [self.families[family].apply(maps, part, ahead) for family, part in parts.items()]
         return reduce(SyncReport.plus, reports)
 
     def _split(

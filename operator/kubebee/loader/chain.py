@@ -44,6 +44,7 @@ class Stage:
         maps: the unit's maps by the names of its source.
         run_map: counters of this function, see templates/include/chain.h.
         program: set for code that can't be linked (BCC): the whole program, which then runs alone.
+        optional: something else does its work where it can't run.
     """
 
     key: ResourceKey
@@ -57,6 +58,7 @@ class Stage:
     run_map: Map
     generation: int
     program: Program | None = None
+    optional: bool = False
 
     @property
     def order(self) -> tuple[int, int, str, str]:

@@ -64,6 +64,8 @@ class Chains:
             else:
                 failed |= await self._attach_chain(interface, wanted)
         self._xdp.drop_unused()
+        for state in self._states.values():
+            state.replaced = {name: why for name, why in state.replaced.items() if name in chains}
 
     def _leaving(self, interface: str, wanted: Wanted | None, run: Pass) -> set[ResourceKey]:
         """Units with a stage that goes from here and shall run elsewhere."""
@@ -75,10 +77,16 @@ class Chains:
             program = await self._xdp.program(wanted.chain)
             self._xdp.attach(interface, wanted.ifindex, wanted.mode, wanted.chain, program)
         except (KubebeeError, OSError) as error:
-            failure, keys = describe(error, Stage.ATTACH), {stage.key for stage in wanted.chain.stages}
+            failure = describe(error, Stage.ATTACH)
+            for stage in wanted.chain.stages:
+                if stage.optional:
+                    self._states[stage.key].replaced[interface] = failure.message
+            keys = {stage.key for stage in wanted.chain.stages if not stage.optional}
             for key in keys:
                 self._fail(key, failure, self._states[key].failure)
             return keys
+        for stage in wanted.chain.stages:
+            self._states[stage.key].replaced.pop(interface, None)
         return set()
 
     def _leave_as_it_is(self, interface: str, wanted: Wanted | None) -> None:

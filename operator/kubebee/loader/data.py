@@ -16,6 +16,7 @@ from kubebee.lb import model as lb_model
 from kubebee.lb import sockets as lb_sockets
 from kubebee.lb import sync as lb_sync
 from kubebee.lb.family import IPV4, IPV6, Family, family_of
+from kubebee.lb.family_state import Ahead
 from kubebee.lb.model import Frontend, FrontendKey, LbConfig
 from kubebee.lb.sync import LbState, Unserved
 from kubebee.loader.compiled import Compiled
@@ -48,7 +49,12 @@ class LbData:
         return self.state
 
     def apply(
-        self, maps: Mapping[str, Map], unit: LbUnit, *, keep_others: bool = False
+        self,
+        maps: Mapping[str, Map],
+        unit: LbUnit,
+        *,
+        keep_others: bool = False,
+        ahead: Ahead | None = None,
     ) -> tuple[Unserved, ...]:
         """Write the differences between the maps and `unit`; adopts what it finds first.
 
@@ -57,6 +63,7 @@ class LbData:
             unit: what they shall hold.
             keep_others: frontends that `unit` does not have stay as they are: it is not known yet whether
                 somebody wants them.
+            ahead: told of addresses of backends before they are written.
 
         Returns:
             Frontends that a full map has no room for.
@@ -73,7 +80,7 @@ class LbData:
             unit = replace(unit, frontends=_served(state) | dict(unit.frontends))
         try:
             config = _with_addresses(unit, state.families)
-            return state.apply(maps, unit.frontends, config).unserved
+            return state.apply(maps, unit.frontends, config, ahead).unserved
         except BpfError:
             self.state = None  # which of its writes the maps have is for them to say
             raise

@@ -48,6 +48,7 @@ class Host:
         cgroup_root: mount point of cgroup2.
         tc_mode: how programs of type TC are attached here.
         files: of the node.
+        loses_frames: gives the interfaces that lose what XDP sends out; asked only when needed.
     """
 
     interfaces: Mapping[str, int]
@@ -55,6 +56,7 @@ class Host:
     cgroup_root: Path = field(default_factory=lambda: find_cgroup2())
     tc_mode: TcMode = "TCX"
     files: HostFiles = field(default_factory=HostFiles)
+    loses_frames: Callable[[], frozenset[int]] = frozenset
 
     def select(self, wanted: Interfaces | None, where: str = "interfaces") -> Selected:
         """Interfaces that `wanted` means; loopback only by its name.

@@ -23,7 +23,7 @@ from kubebee.loader.compiled import Compiler
 from kubebee.loader.cutter import Cutter
 from kubebee.loader.data import LbData, PolicyData, host_addresses
 from kubebee.loader.failures import describe
-from kubebee.loader.host import Host
+from kubebee.loader.host import Host, TargetError
 from kubebee.loader.interfaces import XdpInterfaces
 from kubebee.loader.last_good import LastGood
 from kubebee.loader.lb_answers import LbAnswers
@@ -84,6 +84,7 @@ class Loader:
         self._plan = NodePlan()
         self._policies_before: Sequence[PolicyUnit] = ()
         self._local: frozenset[bytes] = frozenset()
+        self._balanced: frozenset[int] = frozenset()
         self.services: LbServices | None = None
         self._lb_writes = Writes()
         self._served: LbUnit | None = None  # the plan's load balancer with the frontends of Services
@@ -189,6 +190,8 @@ class Loader:
         self._local = host_addresses(self._served) if plan.policies else frozenset()
         for unit in units:
             if unit.key in run.versions:
+                if isinstance(unit, LbUnit):
+                    self._balanced = _balanced_interfaces(unit, run.host)
                 self._write(unit, run.versions[unit.key].maps)
 
     def _write(self, unit: LbUnit | PolicyUnit, maps: Mapping[str, Map]) -> None:
@@ -197,7 +200,8 @@ class Loader:
             if isinstance(unit, LbUnit):
                 awaited = self.services is not None and self.services.awaited(unit)
                 unit = self.lb_checks.applied_to(unit, self.lb.adopt(maps))
-                unserved = self.lb.apply(maps, unit, keep_others=awaited)
+                self.lb_upkeep.prepare(maps, self.lb.adopt(maps), self._balanced)
+                unserved = self.lb.apply(maps, unit, keep_others=awaited, ahead=self.lb_upkeep.ahead)
                 assert self.lb.state is not None
                 self.lb_upkeep.follow(maps, self.lb.state, unit.drain_seconds)
                 self.lb_cutter.follow(maps, self.lb.state.take_left())
@@ -439,6 +443,16 @@ class Loader:
         """What happened since this or `report` was called last."""
         happenings, self._happenings = tuple(self._happenings), []
         return happenings
+
+
+def _balanced_interfaces(lb: LbUnit, host: Host) -> frozenset[int]:
+    """Where packets that come in are balanced; a selector that can't be read selects nothing."""
+    found: set[int] = set()
+    for selector, mode in lb.interfaces:
+        if mode != "Off":
+            with contextlib.suppress(TargetError):
+                found |= set(host.select(selector).found.values())
+    return frozenset(found)
 
 
 def loaded_reason(adopted: bool) -> str:

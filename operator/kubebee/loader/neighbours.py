@@ -24,8 +24,9 @@ from kubebee.bpf.neighbours import (
 from kubebee.bpf.net_events import NetChanges, NetEvents
 from kubebee.bpf.netlink import Interface, LinkChange, dump_interfaces
 from kubebee.bpf.routes import Route, lookup_routes
-from kubebee.lb.layout import NextHop
+from kubebee.lb.layout import BackendFlag, NextHop
 from kubebee.lb.model import Prefix
+from kubebee.loader.ways import Ways
 
 log = logging.getLogger("kubebee")
 SLICE = 2048
@@ -33,6 +34,9 @@ SLICE = 2048
 _MAC_BYTES = 6
 _MAX_MTU = 0xFFFF
 
+_FRAMES = int(BackendFlag.NEXT_HOP)
+_LOCAL = int(BackendFlag.LOCAL)
+_NO_FRAMES = int(BackendFlag.NEXT_HOP | BackendFlag.NO_FRAMES)
 _MANY_PREFIXES = 16
 _Value = TypeVar("_Value", Route, NextHop)
 
@@ -59,15 +63,18 @@ class Neighbours:
     Args:
         table: takes the hops.
         ipv6: whether there are IPv6 addresses among those that will be wanted.
+        ways: what is known of the interfaces.
     """
 
-    def __init__(self, table: HopTable, *, ipv6: bool = False) -> None:
+    def __init__(self, table: HopTable, *, ipv6: bool = False, ways: Ways | None = None) -> None:
         self._table = table
+        self._ways = ways or Ways()
         self.events = NetEvents(ipv6=ipv6)  # before anything is listed, so that nothing is missed
         self._links: dict[int, Interface] = {link.index: link for link in dump_interfaces()}
         self._routes: dict[bytes, Route | None] = {}
         self._alike: dict[Route | NextHop, Route | NextHop] = {}
         self._behind: defaultdict[NeighbourKey, set[bytes]] = defaultdict(set)
+        self._local: set[NeighbourKey] = set()  # which the stack delivers to by itself
         self._macs: dict[NeighbourKey, bytes] = {}
         self._kept: set[NeighbourKey] = set(our_neighbours())  # of an earlier run; given up if not wanted
         self._unkept: set[NeighbourKey] = set()
@@ -92,6 +99,12 @@ class Neighbours:
         An interface's news come before the kernel withdraws the routes over it.
         """
         return bool(self._undecided)
+
+    def use(self, ways: Ways) -> None:
+        """Know the interfaces anew; `work` looks all routes up again if that changes anything."""
+        if ways != self._ways:
+            self._ways = ways
+            self._stale.update(dict.fromkeys(self._routes))
 
     def want(self, addresses: Set[bytes]) -> None:
         """Follow exactly these addresses; `work` looks new ones up.
@@ -126,12 +139,20 @@ class Neighbours:
                 self._forget_route(address)
             self._routes[address] = route and self._once(route)
             if route is not None:
-                self._behind[_neighbour_of(route)].add(address)
+                self._take_route(address, route)
             del self._stale[address]
         self._keep({_neighbour_of(r) for r in map(self._routes.get, part) if r} | self._unkept)
         self._publish_hops(part)
         if not self._stale:
             self._give_up_unwanted()
+
+    def _take_route(self, address: bytes, route: Route) -> None:
+        key = _neighbour_of(route)
+        self._behind[key].add(address)
+        if self._ways.is_local(address, route, self._links):
+            self._local.add(key)
+        else:
+            self._local.discard(key)
 
     def take_news(self) -> None:
         """Follow what netlink told since the last call.
@@ -214,6 +235,7 @@ class Neighbours:
             key
             for key in keys
             if key in self._behind and self._has_macs(key) and not (key in self._kept and key in self._macs)
+            if key not in self._local
         ]
         ask_for = []
         for key, neighbour in zip(wanted, lookup_neighbours(wanted), strict=True):
@@ -228,7 +250,7 @@ class Neighbours:
         self._unkept = set(refused)
 
     def _give_up_unwanted(self) -> None:
-        gone = self._kept - self._behind.keys()
+        gone = self._kept - (self._behind.keys() - self._local)
         stop_keeping(gone)
         self._kept -= gone
 
@@ -244,6 +266,7 @@ class Neighbours:
         self._behind[key].discard(address)
         if not self._behind[key]:
             del self._behind[key]
+            self._local.discard(key)
             self._macs.pop(key, None)
             self._unkept.discard(key)
 
@@ -260,16 +283,20 @@ class Neighbours:
             link = self._links.get(route.ifindex) if route else None
             if route is not None and (link is None or not link.up):
                 self._undecided.add(address)
+            elif route is not None and _neighbour_of(route) in self._local:
+                hops[address] = NextHop.local(0 if route.local else route.ifindex)
+                continue
             if route is None or link is None or not link.up or not self._has_macs(_neighbour_of(route)):
                 hops[address] = None
                 continue
             mac = self._macs.get(_neighbour_of(route), b"")
             known = self._table.next_hop(address)
-            if known is not None and known.ifindex != route.ifindex:
+            if known is not None and (known.ifindex != route.ifindex or known.way & _LOCAL):
                 hops[address] = None
             if len(mac) == _MAC_BYTES:
                 mtu = min(route.mtu or link.mtu, link.mtu, _MAX_MTU)
-                hops[address] = self._once(NextHop(route.ifindex, mac + link.address, mtu))
+                way = _FRAMES if route.ifindex in self._ways.takers else _NO_FRAMES
+                hops[address] = self._once(NextHop(route.ifindex, mac + link.address, mtu, way))
         if hops:
             self._table.set_next_hops(hops)
 

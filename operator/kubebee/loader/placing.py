@@ -63,8 +63,12 @@ def place(versions: Mapping[ResourceKey, Loaded], host: Host) -> Placing:
                 result.refused.append((key, error))
                 continue
             missing += selected.missing
-            found |= selected.found
-            for name in selected.found:
+            usable = selected.found
+            if plan.optional:
+                lossy = host.loses_frames()
+                usable = {name: index for name, index in usable.items() if index not in lossy}
+            found |= usable
+            for name in usable:
                 here = stages.setdefault(name, [])
                 if not any((stage.key, stage.function) == (key, plan.name) for stage, _ in here):
                     here.append((stage_of(loaded, plan), plan.attach.mode))
@@ -112,4 +116,5 @@ def stage_of(loaded: Loaded, plan: FunctionPlan) -> Stage:
         run_map=loaded.run_maps[plan.name],
         generation=loaded.unit.generation,
         program=loaded.programs.get(plan.name),
+        optional=plan.optional,
     )

@@ -19,6 +19,7 @@ class UnitState:
     Attributes:
         waits: a chain that it shall be part of stays as it is, as another stage of it is undecided.
         syncing: Services that it shall serve are not all known yet.
+        replaced: interfaces where something else does its work, and why it can't.
     """
 
     wanted: Unit
@@ -30,6 +31,7 @@ class UnitState:
     no_interface: tuple[str, ...] = ()
     no_target: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    replaced: dict[str, str] = field(default_factory=dict)
     compile_seconds: float = 0.0
 
     @property

@@ -7,7 +7,7 @@ functions are attached, over one set of maps.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 
@@ -16,6 +16,7 @@ from kubebee.api.v1alpha1.attach import (
     CgroupSockAttach,
     SockAddrHook,
     SockHook,
+    TcAttach,
     XdpAttach,
     XdpMode,
 )
@@ -78,11 +79,27 @@ def units_of(plan: NodePlan) -> list[Unit]:
         units.append(Unit(policy.key, _generation(policy), Rank.POLICY, (CodeObject(policy.xdp, functions),)))
     if plan.lb is not None:
         lb = plan.lb
-        objects = [CodeObject(lb.xdp, _on_interfaces("kb_servicelb", lb.interfaces))]
+        objects = [CodeObject(lb.xdp, tuple(_lb_stages(lb))), CodeObject(lb.tc, tuple(_lb_filters(lb)))]
         if lb.socket is not None:
             objects.append(CodeObject(lb.socket, _at_sockets(lb)))
         units.append(Unit(lb.key, _generation(lb), Rank.LB, tuple(objects), lb.map_sizes))
     return units
+
+
+def _lb_stages(lb: LbUnit) -> Iterator[FunctionPlan]:
+    """The balancer at XDP; where it may be anything, tc is enough."""
+    for one, mode in lb.interfaces:
+        if mode == "TC" or mode == "Off":
+            continue
+        yield FunctionPlan("kb_servicelb", XdpAttach(interfaces=one, mode=mode), optional=mode == "Auto")
+
+
+def _lb_filters(lb: LbUnit) -> Iterator[FunctionPlan]:
+    """The balancer at tc: the first to see what comes in, the last to see what goes out."""
+    for one, mode in lb.interfaces:
+        if mode != "Off":
+            yield FunctionPlan("kb_lb_ingress", TcAttach(interfaces=one, direction="Ingress"), _TC_FIRST)
+            yield FunctionPlan("kb_lb_egress", TcAttach(interfaces=one, direction="Egress"), _TC_LAST)
 
 
 def _on_interfaces(
@@ -105,6 +122,9 @@ def _generation(unit: LbUnit | PolicyUnit) -> int:
     """Of all resources together: grows with every edit of one of them."""
     return sum(generation for _, generation in unit.owners)
 
+
+_TC_FIRST, _TC_LAST = -1, 1 << 16
+"""Before and after all priorities that users can give."""
 
 _CALLS: tuple[SockAddrHook, ...] = (
     *("Connect4", "Sendmsg4", "Recvmsg4", "Getpeername4"),

@@ -25,6 +25,7 @@ def unit_report(state: UnitState, attached: Iterable[Attached], notes: tuple[str
             permanent=False,
         )
     active = state.active
+    replaced = (f"{name}: by tc, as XDP can't: {why}" for name, why in state.replaced.items())
     return UnitReport(
         key=state.wanted.key,
         generation=state.wanted.generation,
@@ -34,7 +35,7 @@ def unit_report(state: UnitState, attached: Iterable[Attached], notes: tuple[str
         attached=tuple(attached),
         maps=tuple(_map_facts(active)) if active else (),
         failure=failure,
-        notes=(*state.notes, *notes),
+        notes=(*state.notes, *replaced, *notes),
         compile_seconds=state.compile_seconds,
         load_seconds=active.seconds if active else 0.0,
     )

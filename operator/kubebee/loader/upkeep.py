@@ -7,18 +7,20 @@ import contextlib
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 
 from kubebee.bpf.map import Map
 from kubebee.bpf.neighbours import our_neighbours, stop_keeping
 from kubebee.errors import KubebeeError
+from kubebee.lb import devices
 from kubebee.lb.drain import Drains
 from kubebee.lb.family import IPV6, Family
 from kubebee.lb.gc import GcReport, collect
-from kubebee.lb.layout import NextHop
+from kubebee.lb.layout import DevFlag, NextHop
 from kubebee.lb.model import FrontendKey
 from kubebee.lb.sync import LbState
 from kubebee.loader.neighbours import Neighbours
+from kubebee.loader.ways import Ways
 
 log = logging.getLogger("kubebee")
 GC_SECONDS = 5.0
@@ -44,10 +46,32 @@ class LbUpkeep:
         self._drain_seconds: Mapping[FrontendKey, int] = {}
         self._maps: Mapping[str, Map] = {}
         self._state: LbState | None = None
+        self._served: frozenset[int] = frozenset()
         self._followed: LbState | None = None
         self._neighbours: Neighbours | None = None
         self._resting = False
         self._wake = asyncio.Event()
+
+    def prepare(self, maps: Mapping[str, Map], state: LbState, served: frozenset[int]) -> None:
+        """Know the network around these maps; call it before they are written to, and then `follow`.
+
+        Args:
+            maps: the load balancer's.
+            state: what they have.
+            served: interfaces where packets that come in are balanced.
+
+        Raises:
+            BpfError: netlink failed, or a map refused a write.
+        """
+        if state is not self._state:
+            self.rest()
+        self._resting = False
+        self._maps, self._state, self._served = maps, state, served
+        ways = self._look()
+        if self._neighbours is None:
+            self._neighbours = Neighbours(self, ipv6=IPV6 in state.families, ways=ways)
+            self._wake.set()
+        self._neighbours.use(ways)
 
     def follow(
         self, maps: Mapping[str, Map], state: LbState, drain_seconds: Mapping[FrontendKey, int] | None = None
@@ -65,24 +89,37 @@ class LbUpkeep:
             BpfError: netlink failed, or a map refused a write.
         """
         if state is not self._state:
-            self.rest()
-        self._resting = False
-        self._maps, self._state = maps, state
+            self.prepare(maps, state, self._served)
+        assert self._neighbours is not None
         self._drain_seconds = drain_seconds or {}
         self._note_drains(state)
-        if self._neighbours is None:
-            self._neighbours = Neighbours(self, ipv6=IPV6 in state.families)
-            self._wake.set()
         if self._followed is not state:
             self._neighbours.want(state.addresses())
         elif arrived := state.take_arrived():
             self._neighbours.want_also(arrived)
-        else:
+        elif not self._neighbours.stale:
             return
         self._followed = None  # if what follows fails, everything is wanted anew
         self._neighbours.work()
         self._followed = state
         self._wake.set()
+
+    def ahead(self, addresses: Set[bytes]) -> None:
+        """Find the way to backends that are about to be written: new flows must not take another at first.
+
+        Raises:
+            BpfError: netlink failed.
+        """
+        if self._neighbours is not None:
+            self._neighbours.want_also(addresses)
+            self._neighbours.work()
+
+    def _look(self) -> Ways:
+        """What interfaces can do now; the datapath is told."""
+        ways = Ways.now(self._served)
+        if devices.MAP in self._maps:
+            devices.write(self._maps[devices.MAP], dict.fromkeys(ways.takers, DevFlag.FRAMES))
+        return ways
 
     def rest(self) -> None:
         """There is no load balancer: let its neighbours go, those of an earlier run too, and don't listen."""
@@ -177,6 +214,7 @@ class LbUpkeep:
         assert self._state is not None
         assert self._neighbours is not None
         start = time.monotonic()
+        self._neighbours.use(self._look())  # drivers tell nobody what they have learnt
         drained = self._note_drains(self._state)
         now = time.monotonic_ns()
         self.collected = report = collect(self._maps, self._state, now, drained=drained)

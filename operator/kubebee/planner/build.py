@@ -80,7 +80,7 @@ class Planner:
                 refused[declared.key] = error
         self._merged = servicelb.unit(lbs, self._sources, refused.__setitem__, self._merged, inputs.services)
         lb = self._merged.unit
-        reverse = lb is not None and lb.snat
+        reverse = lb is not None and lb.translates
         units = hostpolicy.units(policies, self._sources.hostpolicy(reverse)) if policies else []
         self._forget_all_but({declared.key for declared in inputs.resources})
         held = frozenset(key for key in refused if key.kind == "BpfProgram")

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 
-from kubebee.api.v1alpha1.attach import Attach, XdpMode
+from kubebee.api.v1alpha1.attach import Attach
 from kubebee.api.v1alpha1.selectors import Interfaces
+from kubebee.api.v1alpha1.servicelb import NorthSouthMode
 from kubebee.api.v1alpha1.values import FreeValue
 from kubebee.lb.features import Features
 from kubebee.lb.health.check import Check
@@ -82,6 +83,7 @@ class FunctionPlan:
 
     Attributes:
         priority: position among user programs at one hook, lower first.
+        optional: another function does its work where it can't run; then that is no failure.
         proceed_on: XDP or TC verdicts (upper-case names) after which the next program still runs.
     """
 
@@ -89,6 +91,7 @@ class FunctionPlan:
     attach: Attach
     priority: int = 500
     proceed_on: tuple[str, ...] = ()
+    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,10 +112,10 @@ class LbUnit:
     Attributes:
         owners: the ServiceLBs, with their generations, in order of name.
         features: what of the code is rendered.
-        xdp, socket: the code of the XDP stage and of the socket programs (None: socket LB is off).
+        xdp, tc, socket: the code of the XDP stage, of the programs at tc, and of the socket programs (None:
+            socket LB is off).
         cgroup: path of the cgroup2 directory whose sockets are served; empty = the root of the hierarchy.
-        interfaces: where the stage runs, and in which XDP mode.
-        snat: whether some of the frontends are served by SNAT.
+        interfaces: where packets are balanced, and how.
         services: which Services of the cluster are served beside the frontends; None: none.
         drain_seconds: how long backends that left a frontend keep their flows; else until the flows end.
         healthz_ports: where the node says whether it serves.
@@ -122,11 +125,11 @@ class LbUnit:
 
     owners: tuple[tuple[ResourceKey, int], ...]
     xdp: Bundle
+    tc: Bundle
     socket: Bundle | None
     cgroup: str
-    interfaces: tuple[tuple[Interfaces, XdpMode], ...]
+    interfaces: tuple[tuple[Interfaces, NorthSouthMode], ...]
     frontends: Mapping[FrontendKey, Frontend]
-    snat: bool
     config: LbConfig
     map_sizes: Mapping[str, int]
     features: Features
@@ -135,6 +138,11 @@ class LbUnit:
     healthz_ports: tuple[int, ...] = ()
     checks: Mapping[FrontendKey, Check] = field(default_factory=dict)
     key: ResourceKey = ResourceKey("ServiceLB", "_all")
+
+    @property
+    def translates(self) -> bool:
+        """Whether there are flows of packets, not of sockets alone."""
+        return any(mode != "Off" for _, mode in self.interfaces)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from itertools import islice
 from typing import Protocol as Interface
 
 from kubebee.api.v1alpha1 import servicelb as api
-from kubebee.api.v1alpha1.attach import XdpMode
 from kubebee.api.v1alpha1.selectors import Interfaces, LabelSelector
 from kubebee.errors import KubebeeError
 from kubebee.lb.family import IPV6
@@ -35,8 +34,8 @@ _NO_SERVICES = Shape()
 class Sources(Interface):
     """C text of the load balancer's programs."""
 
-    def servicelb(self, features: Features) -> str:
-        """The XDP stage, with what is needed of it."""
+    def servicelb(self, features: Features, tc: bool) -> str:
+        """What packets meet, with what is needed of it: the XDP stage, or the programs of tc."""
 
     def socketlb(self, features: Features) -> str:
         """The socket programs."""
@@ -156,22 +155,21 @@ def _unit(
     sockets = next((served.spec.socket_lb for served in accepted if served.spec.socket_lb.enabled), None)
     features = Features(
         dsr=Forwarding.DSR_IPIP in modes,
-        snat=Forwarding.SNAT in modes or not modes,
         ipv6=IPV6 in needs.families,
         affinity=affinity,
         host_only=sockets is not None and sockets.host_namespace_only,
     )
     return LbUnit(
         owners=tuple((served.declared.key, served.declared.generation) for served in accepted),
-        xdp=_bundle(sources.servicelb(features), "servicelb.bpf.c"),
+        xdp=_bundle(sources.servicelb(features, tc=False), "servicelb.bpf.c"),
+        tc=_bundle(sources.servicelb(features, tc=True), "servicelb_tc.bpf.c"),
         socket=_bundle(sources.socketlb(features), "socketlb.bpf.c") if sockets else None,
         cgroup=sockets.cgroup if sockets else "",
         interfaces=tuple(
-            (served.spec.interfaces or Interfaces(primary=True), _xdp_mode(served.spec))
+            (served.spec.interfaces or Interfaces(primary=True), served.spec.north_south.mode)
             for served in accepted
         ),
         frontends=frontends,
-        snat=Forwarding.SNAT in modes,
         config=accepted[0].balanced.config,
         map_sizes=map_sizes(needs),
         features=features,
@@ -202,11 +200,6 @@ def _requirements(selector: LabelSelector | None) -> tuple[Requirement, ...]:
     equal = [Requirement(key, "In", frozenset({value})) for key, value in selector.match_labels.items()]
     more = [Requirement(one.key, one.operator, frozenset(one.values)) for one in selector.match_expressions]
     return (*equal, *more)
-
-
-def _xdp_mode(spec: api.ServiceLBSpec) -> XdpMode:
-    mode = spec.north_south.mode
-    return mode if mode in ("Native", "Generic") else "Auto"  # TC and Off are refused by check()
 
 
 def _bundle(source: str, filename: str) -> Bundle:

@@ -19,9 +19,9 @@ class Datapaths:
 
     @staticmethod
     @cache
-    def servicelb(features: Features) -> str:
-        """The load balancer's stage."""
-        return render_builtin("servicelb", features.context())
+    def servicelb(features: Features, tc: bool) -> str:
+        """What packets meet of the load balancer: its XDP stage, or its programs at tc."""
+        return render_builtin("servicelb", features.context() | {"tc": tc})
 
     @staticmethod
     @cache

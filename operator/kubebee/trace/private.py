@@ -26,7 +26,7 @@ from kubebee.loader.pins import CHAIN, PinRoot
 READ_ONLY = frozenset(
     {
         *("kb_lb_fe", "kb_lb_slots", "kb_lb_be", "kb_lb_fe_stat", "kb_lb_cfg", "kb_lb_sources"),
-        *("kb_lb_names", ".bss", "kb_p_chunks", "kb_p_crowded", "kb_p_names"),
+        *("kb_lb_devs", "kb_lb_names", ".bss", "kb_p_chunks", "kb_p_crowded", "kb_p_names"),
     }
 )
 """Maps of the built-in stages that no program writes to; so their IPv6 twins, whose names end in 6."""
@@ -34,7 +34,7 @@ READ_ONLY = frozenset(
 WRITTEN = frozenset(
     {
         *("kb_drops", "kb_run", "kb_lb_be_stat", "kb_lb_flow", "kb_lb_rev"),
-        *("kb_lb_affinity", "kb_p_hits", "kb_p_fragments"),
+        *("kb_lb_affinity", "kb_lb_replies", "kb_p_hits", "kb_p_fragments"),
     }
 )
 """Maps of the built-in stages that a run writes to."""

@@ -130,11 +130,15 @@ class SocketLB(ApiModel):
     """Path in the cgroup2 hierarchy of the processes served; empty: its root."""
 
 
+NorthSouthMode = Literal["Auto", "Native", "Generic", "TC", "Off"]
+
+
 class NorthSouth(ApiModel):
     """Traffic that arrives from outside the node."""
 
-    mode: Annotated[Literal["Auto", "Native", "Generic", "TC", "Off"], later("TC", "Off")] = "Auto"
-    """XDP in the driver (Native) or in the stack (Generic), or tc; Auto takes the first that works."""
+    mode: NorthSouthMode = "Auto"
+    """XDP in the driver (Native) or in the stack (Generic), with tc behind it for what XDP can't send; tc
+    alone (TC); nowhere, for sockets only (Off). Auto: on each interface the first of the three that works."""
 
 
 class Limits(ApiModel):
