@@ -196,7 +196,7 @@ def test_an_event_that_is_there_or_refused_is_not_made_again(
 
 def test_events_that_wait_for_the_server_are_bounded(make: Callable[..., Writer], server: Server) -> None:
     writer = make()
-    server.refusals = [refusal(0)]
+    server.refusals = [refusal(0, retry_after=60)]
     events = tuple(event(str(number)) for number in range(EVENTS_KEPT + 10))
     writer.write(ClusterPlan(events=events), RESOURCES, None)
     assert len(writer.waiting_events) == EVENTS_KEPT
