@@ -230,3 +230,14 @@ def test_an_answer_too_long_for_the_client_is_answered_to_the_backend(site: Site
     expected = Ether(src=NODE_MAC, dst=BACKEND_MAC) / IP(src=NODE, dst=BACKEND, id=0, flags="DF")
     expected /= ICMP(type=3, code=4, nexthopmtu=1400) / Raw(bytes(answer[IP])[:40])
     assert (run.retval, run.data) == (site.lb.hook.sent, bytes(expected))
+
+
+def test_later_fragments_for_the_node_itself_are_left_to_the_kernel(site: Site) -> None:
+    site.lb.serve(frontend("10.0.0.11:8080", vip=NODE, port=30080, protocol=Protocol.UDP))
+    later = ETHER / IP(src=CLIENT, dst=NODE, proto="udp", frag=100) / Raw(bytes(64))
+    assert site.verdict(later) == CONTINUE
+    site.lb.serve(frontend("10.0.0.11:8080", port=30080, protocol=Protocol.UDP))
+    assert (
+        site.verdict(ETHER / IP(src=CLIENT, dst=VIP, proto="udp", frag=100) / Raw(bytes(64)))
+        == site.lb.hook.dropped
+    )
