@@ -16,7 +16,7 @@ from kernels.packages import SUITES, KernelTestError, fetch, folder_of_run, run
 ROOT = Path(__file__).parents[2]
 CACHE = ROOT / ".build" / "kernels"
 TESTS = ("tests/scenarios/test_other_kernels.py",)
-SECONDS = 2400
+SECONDS = 1500
 _DEBIAN_PACKAGES = ("qemu-system-x86", "busybox-static", "cpio", "kmod", "xz-utils")
 
 
