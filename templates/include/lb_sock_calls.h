@@ -7,6 +7,7 @@
 #error "include lb_sock4.h or lb_sock6.h"
 #endif
 
+#include "clock.h"
 #include "lb_address.h"
 #include "lb_sock.h"
 
@@ -58,7 +59,7 @@ static __always_inline void LB_V(lb_sock_choose)(struct bpf_sock_addr *ctx, cons
 	__u64 now;
 
 	if (frontend->affinity) {
-		now = bpf_ktime_get_coarse_ns();
+		now = kb_now();
 		lb_affinity_client(ctx, frontend, &client);
 		last = bpf_map_lookup_elem(&LB_V(kb_lb_aff_sock), &client);
 		choice->backend = NULL;
