@@ -26,19 +26,16 @@ class GoModule:
     """A folder with go.mod, go.sum and, perhaps, Go files; what is built in it.
 
     Attributes:
-        folder: below cluster/go.
+        path: the folder.
         packages: what to build.
         source: the module whose version the binaries say they are.
+        tests: packages whose tests are compiled to programs, named as their last part with ``.test``.
     """
 
-    folder: str
+    path: Path
     packages: Sequence[str]
     source: str
-
-    @property
-    def path(self) -> Path:
-        """The folder."""
-        return _MODULES / self.folder
+    tests: Sequence[str] = ()
 
     @property
     def version(self) -> str:
@@ -58,11 +55,11 @@ _COMMANDS = (
     "kubectl",
 )
 KUBERNETES = GoModule(
-    "kubernetes",
+    _MODULES / "kubernetes",
     (*(f"k8s.io/kubernetes/cmd/{name}" for name in _COMMANDS), "k8s.io/kubernetes/test/images/agnhost"),
     "k8s.io/kubernetes",
 )
-COREDNS = GoModule("coredns", (".",), "github.com/coredns/coredns")
+COREDNS = GoModule(_MODULES / "coredns", (".",), "github.com/coredns/coredns")
 MODULES = (KUBERNETES, COREDNS)
 
 
@@ -95,8 +92,6 @@ def build(cache: Path) -> Path:
     done = folder(cache)
     if done.is_dir():
         return done
-    environment = {**os.environ, "PATH": f"{os.environ['PATH']}:{_GO_ELSEWHERE}", "CGO_ENABLED": "0"}
-    check_go(environment)
     unfinished = done.with_name(f"{done.name}.{os.getpid()}")
     unfinished.mkdir(parents=True)
     try:
@@ -104,15 +99,30 @@ def build(cache: Path) -> Path:
             print(
                 f"cluster: build {module.source} {module.version} and what goes with it (minutes)", flush=True
             )
-            flags = ("-mod=readonly", "-buildvcs=false", "-trimpath", "-ldflags", linker_flags(module))
-            command = ["nice", "go", "build", *flags, "-o", f"{unfinished}/", *module.packages]
-            run(command, cwd=module.path, env=environment, timeout=_BUILD_WITHIN_S)
+            compile_module(module, unfinished)
         if not done.is_dir():
             unfinished.rename(done)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     _forget_old(cache)
     return done
+
+
+def compile_module(module: GoModule, to: Path) -> None:
+    """Build what a module names into a folder; Go's own cache makes that short where it was built before.
+
+    Raises:
+        ClusterError: there is no Go, or it fails.
+    """
+    environment = {**os.environ, "PATH": f"{os.environ['PATH']}:{_GO_ELSEWHERE}", "CGO_ENABLED": "0"}
+    check_go(environment)
+    flags = ("-mod=readonly", "-buildvcs=false", "-trimpath", "-ldflags", linker_flags(module))
+    commands = [["nice", "go", "build", *flags, "-o", f"{to}/", *module.packages]]
+    for package in module.tests:
+        program = to / f"{package.rpartition('/')[2]}.test"
+        commands.append(["nice", "go", "test", "-c", *flags, "-o", str(program), package])
+    for command in commands:
+        run(command, cwd=module.path, env=environment, timeout=_BUILD_WITHIN_S)
 
 
 def check_go(environment: Mapping[str, str]) -> None:

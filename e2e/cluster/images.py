@@ -49,13 +49,17 @@ class Image:
         name: with its tag.
         program: binary at its root, and its entry point.
         arguments: that the program has in any case.
+        default: arguments of pods that give none.
         tools: whether a Debian with tools for tests of networks is below.
+        also: other names of it.
     """
 
     name: str
     program: str
     arguments: Sequence[str] = ()
+    default: Sequence[str] = ()
     tools: bool = False
+    also: Sequence[str] = ()
 
     @property
     def file(self) -> str:
@@ -65,7 +69,7 @@ class Image:
 
 IMAGES = (
     Image(PAUSE_IMAGE, "agnhost", ("pause",)),
-    Image(AGNHOST_IMAGE, "agnhost", tools=True),
+    Image(AGNHOST_IMAGE, "agnhost", default=("pause",), tools=True),
     Image(COREDNS_IMAGE, "coredns"),
 )
 
@@ -145,6 +149,7 @@ def write_archive(image: Image, program: Path, rootfs: Path | None, to: Path) ->
         "os": "linux",
         "config": {
             "Entrypoint": [f"/{image.program}", *image.arguments],
+            "Cmd": [*image.default],
             "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
         },
         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}" for digest, _, _ in contents]},
@@ -152,7 +157,11 @@ def write_archive(image: Image, program: Path, rootfs: Path | None, to: Path) ->
     described = json.dumps(config).encode()
     name = f"{hashlib.sha256(described).hexdigest()}.json"
     listed = [
-        {"Config": name, "RepoTags": [image.name], "Layers": [f"{each}.tar" for each, _, _ in contents]}
+        {
+            "Config": name,
+            "RepoTags": [image.name, *image.also],
+            "Layers": [f"{each}.tar" for each, _, _ in contents],
+        }
     ]
     with tarfile.open(to, "w") as tar:
         for digest, size, content in contents:
