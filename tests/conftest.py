@@ -13,6 +13,7 @@ import pytest
 from lab import Lab
 from lab.netns import Namespace, private_mounts, remove_leftovers, run
 
+pytest_plugins = ["support.cluster_session"]
 _SKIPS = pytest.StashKey[list[tuple[str, str]]]()
 
 

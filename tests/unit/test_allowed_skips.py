@@ -21,6 +21,6 @@ def test_a_run_fails_on_skips_that_are_not_listed(
     pytester.makeconftest(CONFTEST.read_text())
     (pytester.path / "allowed_skips.txt").write_text(listed)
     pytester.makepyfile("import pytest\ndef test_sky(): pytest.skip('needs the moon')")
-    monkeypatch.setenv("PYTHONPATH", str(CONFTEST.parents[1] / "e2e"))
+    monkeypatch.setenv("PYTHONPATH", f"{CONFTEST.parents[1] / 'e2e'}:{CONFTEST.parent}")
     result = pytester.runpytest_subprocess("-p", "no:cacheprovider")
     assert result.ret == exit_code

@@ -1,4 +1,4 @@
-"""The cluster that these tests share: real, of two nodes, brought up once for the run.
+"""The cluster that tests share: real, of two nodes, brought up once for the run, with kubebee on request.
 
 By default it is one of its own, removed at the end. With ``KUBEBEE_CLUSTER=keep`` it is that of
 ``make cluster``, brought up if need be and left as it is; with ``KUBEBEE_CLUSTER=NAME:NUMBER``, another.
@@ -14,14 +14,17 @@ import pytest
 
 from cluster import Cluster, ClusterSpec
 from cluster.prepare import prepare
+from conformance import build as build_suite
 from helm.binaries import build as build_helm
 from images.build import build as build_images
 from support.installed import Installed
 
-_HERE = Path(__file__).parent
+_TESTS = Path(__file__).parents[1]
+_FOLDERS = (_TESTS / "cluster", _TESTS / "conformance")
 _OWN = ClusterSpec("kbe", 14)
 _TIMEOUT_S = 600
 _HELM = 3
+_COLLECTED_FOR = pytest.StashKey[BaseException]()
 
 
 def _chosen(told: str) -> tuple[ClusterSpec, bool]:
@@ -34,45 +37,64 @@ def _chosen(told: str) -> tuple[ClusterSpec, bool]:
     return ClusterSpec(name, int(number or 0)), True
 
 
-_SPEC, _KEEP = _chosen(os.environ.get("KUBEBEE_CLUSTER", ""))
+SPEC, KEEP = _chosen(os.environ.get("KUBEBEE_CLUSTER", ""))
+
+
+def _on_cluster(item: pytest.Item) -> bool:
+    return any(item.path.is_relative_to(folder) for folder in _FOLDERS)
+
+
+def _fixtures(item: pytest.Item) -> tuple[str, ...]:
+    return tuple(getattr(item, "fixturenames", ()))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Give tests on the cluster the time that it takes to come up, or to boot a node."""
     for item in items:
-        if item.path.is_relative_to(_HERE) and item.get_closest_marker("timeout") is None:
+        if _on_cluster(item) and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(_TIMEOUT_S))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Build what the cluster needs before the first test, as it may take minutes and no test's time."""
-    wanted = any(item.path.is_relative_to(_HERE) for item in session.items)
-    if wanted and not session.config.option.collectonly:
-        prepare(_SPEC.home)
-        if any("installed" in getattr(item, "fixturenames", ()) for item in session.items):
+    items = [item for item in session.items if _on_cluster(item)]
+    if items and not session.config.option.collectonly:
+        programs = prepare(SPEC.home)
+        wanted = {name for item in items for name in _fixtures(item)}
+        if "installed" in wanted:
             build_helm(_HELM)
             build_images()
+        if "suite" in wanted:
+            build_suite(programs)
 
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     """Collect logs and descriptions after a failure: when somebody reads of it the cluster is gone."""
     yield
-    failed = call.excinfo is not None and not call.excinfo.errisinstance(pytest.skip.Exception)
-    if failed and "cluster" in getattr(item, "fixturenames", ()):
-        folder = _SPEC.home / "failures" / item.nodeid.rpartition("/")[2].replace("::", "-")
-        Cluster(_SPEC).collect(folder)
+    if (
+        call.excinfo is None
+        or call.excinfo.errisinstance(pytest.skip.Exception)
+        or "cluster" not in _fixtures(item)
+    ):
+        return
+    seen = item.session.stash.get(_COLLECTED_FOR, None)
+    item.session.stash[_COLLECTED_FOR] = call.excinfo.value
+    # A fixture of the session fails every test anew; specs were collected for when their run ended.
+    if call.excinfo.value is not seen and not ("results" in _fixtures(item) and call.when == "call"):
+        folder = SPEC.home / "failures" / item.nodeid.rpartition("/")[2].replace("::", "-")
+        Cluster(SPEC).collect(folder)
         item.add_report_section(call.when, "cluster", f"logs and descriptions: {folder}")
 
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """The cluster, up, with two nodes or more."""
-    shared = Cluster(_SPEC)
-    if not _KEEP:
+    shared = Cluster(SPEC)
+    if not KEEP:
         shared.down()  # what a run that was killed has left
     yield shared.up(nodes=2)
-    if not _KEEP:
+    if not KEEP:
         shared.down()
 
 
@@ -83,7 +105,7 @@ def installed(cluster: Cluster) -> Iterator[Installed]:
     release.load_images()
     release.install()
     yield release
-    if not _KEEP:
+    if not KEEP:
         release.delete_all()
 
 
