@@ -6,13 +6,13 @@
 #include "lb_hop.h"
 #include "lb_reply.h"
 
-static __always_inline bool lb_is_ours(struct kb_ctx *ctx, const struct iphdr *ip)
+static __always_inline bool lb_is_ours(struct kb_ctx *ctx, __be32 source, __be32 address)
 {
 	struct bpf_fib_lookup fib = { .family = LB_AF_INET };
 
 	fib.ifindex = kb_ctx_ifindex(ctx);
-	fib.ipv4_src = ip->saddr;
-	fib.ipv4_dst = ip->daddr;
+	fib.ipv4_src = source;
+	fib.ipv4_dst = address;
 	return bpf_fib_lookup(ctx, &fib, sizeof(fib), 0) == BPF_FIB_LKUP_RET_NOT_FWDED;
 }
 
@@ -23,7 +23,7 @@ static __noinline int lb_echo(struct kb_ctx *ctx)
 	__be32 client;
 	__u32 at;
 
-	if (!lb_reply_to(ctx, &ip) || lb_is_ours(ctx, &ip))
+	if (!lb_reply_to(ctx, &ip) || lb_is_ours(ctx, ip.saddr, ip.daddr))
 		return KB_CONTINUE;
 	at = LB_L3_AT + ip.ihl * 4;
 	if (!lb_may_reply() || !kb_ctx_load(ctx, at, &icmp, sizeof(icmp)))
