@@ -37,7 +37,7 @@ from kubebee.loader.state import Pass, UnitState
 from kubebee.loader.succession import successors
 from kubebee.loader.undecided import undecided_chains
 from kubebee.loader.unit import Unit, units_of
-from kubebee.loader.unit_report import attached_of, unit_report
+from kubebee.loader.unit_report import attachments, unit_report
 from kubebee.loader.upkeep import LbUpkeep
 from kubebee.loader.versions import Versions
 from kubebee.planner.plan import LbUnit, NodePlan, PolicyUnit, ResourceKey
@@ -89,6 +89,7 @@ class Loader:
         self._lb_writes = Writes()
         self._served: LbUnit | None = None  # the plan's load balancer with the frontends of Services
         self._places: _Places | None = None
+        self._untidy = True  # an earlier process may have left something
 
     def start(self) -> None:
         """Take the instance.
@@ -152,7 +153,10 @@ class Loader:
             self.lb_cutter.rest()
             self.lb_checks.rest()
         self._settle(run)
-        self._collect_garbage(frozenset().union(*(chain.pins for chain in run.undecided)))
+        self._untidy |= bool(run.prepared or removed or moved or run.undecided)
+        if self._untidy:  # it takes longer than all else of a pass that changes nothing
+            self._collect_garbage(frozenset().union(*(chain.pins for chain in run.undecided)))
+            self._untidy = bool(run.undecided)
         return self.report()
 
     def _units(self, plan: NodePlan) -> dict[ResourceKey, Unit]:
@@ -234,7 +238,7 @@ class Loader:
             why = "no load balancer is loaded"
         elif state.syncing:
             why = "not all Services are known yet"
-        elif not any(True for _ in attached_of(state.wanted.key, self.xdp, self.links)):
+        elif state.wanted.key not in attachments(self.xdp, self.links):
             why = "it is attached nowhere"
         else:
             why = self._lb_writes.trouble(time.time())
@@ -342,7 +346,7 @@ class Loader:
         """What is attached now is the active version of its unit."""
         for key, loaded in run.versions.items():
             state = self.states[key]
-            before = state.active
+            before, state.done = state.active, True
             if key in run.fresh and state.failure is None and not state.waits:
                 self._last_good.save(loaded.unit)
             if before is loaded:
@@ -430,8 +434,9 @@ class Loader:
 
     def report(self) -> NodeReport:
         """What runs now; happenings are handed over once."""
+        attached = attachments(self.xdp, self.links)
         units = {
-            key: unit_report(state, attached_of(key, self.xdp, self.links), self._notes(key))
+            key: unit_report(state, attached.get(key, ()), self._notes(key))
             for key, state in self.states.items()
         }
         return NodeReport(self._node, units, self.take_happenings())

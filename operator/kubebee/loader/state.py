@@ -18,6 +18,7 @@ class UnitState:
 
     Attributes:
         waits: a chain that it shall be part of stays as it is, as another stage of it is undecided.
+        done: a pass came to its end with it; one that broke off may not have attached what it had made.
         syncing: Services that it shall serve are not all known yet.
         replaced: interfaces where something else does its work, and why it can't.
     """
@@ -27,6 +28,7 @@ class UnitState:
     failure: Failure | None = None
     compiling: bool = False
     waits: bool = False
+    done: bool = False
     syncing: bool = False
     no_interface: tuple[str, ...] = ()
     no_target: tuple[str, ...] = ()
@@ -46,14 +48,19 @@ class UnitState:
             return False
         if self.failure is not None:
             return self.failure.permanent
-        return self.active is not None and not self.missing
+        return self.active is not None and self.done and not self.missing
 
 
 @dataclass
 class Pass:
-    """One run of apply: the version of each unit that shall be attached."""
+    """One run of apply: the version of each unit that shall be attached.
+
+    Attributes:
+        prepared: whether any of them was looked for, or made, anew.
+    """
 
     host: Host
     versions: dict[ResourceKey, Loaded] = field(default_factory=dict)
     fresh: set[ResourceKey] = field(default_factory=set)
+    prepared: bool = False
     undecided: list[UndecidedChain] = field(default_factory=list)

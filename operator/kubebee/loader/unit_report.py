@@ -49,22 +49,17 @@ def _stage(state: UnitState) -> Stage:
     return Stage.ATTACH if state.waits else Stage.RUNNING
 
 
-def attached_of(key: ResourceKey, xdp: XdpInterfaces, links: Links) -> Iterable[Attached]:
-    """Every place where a unit runs, as confirmed from the kernel."""
+def attachments(xdp: XdpInterfaces, links: Links) -> dict[ResourceKey, list[Attached]]:
+    """Every place where units run, as confirmed from the kernel."""
+    found: dict[ResourceKey, list[Attached]] = {}
     for interface, active in sorted(xdp.active.items()):
         for position, stage in enumerate(active.chain.stages):
-            if stage.key == key:
-                yield Attached(
-                    stage.function,
-                    "XDP",
-                    interface,
-                    active.mode,
-                    position,
-                    active.prog_id,
-                    active.link_id,
-                )
-    for link in links.of_unit(key):
-        yield Attached(
+            there = Attached(
+                stage.function, "XDP", interface, active.mode, position, active.prog_id, active.link_id
+            )
+            found.setdefault(stage.key, []).append(there)
+    for (key, _, _), link in links.active.items():
+        there = Attached(
             link.function,
             link.type,
             link.target.point,
@@ -73,6 +68,8 @@ def attached_of(key: ResourceKey, xdp: XdpInterfaces, links: Links) -> Iterable[
             link.prog_id,
             link.held.link_id,
         )
+        found.setdefault(key, []).append(there)
+    return found
 
 
 def _map_facts(loaded: Loaded) -> Iterable[MapFact]:

@@ -74,12 +74,13 @@ class Versions:
                     run.versions[key] = state.active
             else:
                 work.append(key)
+        run.prepared = bool(work)
         await asyncio.gather(*(self._prepare(key, run) for key in work))
 
     async def _prepare(self, key: ResourceKey, run: Pass) -> None:
         state = self._states[key]
         previous = state.failure
-        state.failure, state.notes, state.compiling, state.waits = None, (), False, False
+        state.failure, state.notes, state.compiling, state.waits, state.done = None, (), False, False, False
         try:
             loaded = await self._load(state.wanted, state)
         except StillCompilingError:
