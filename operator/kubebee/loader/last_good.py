@@ -6,6 +6,7 @@ new one can't be built, and what the old one was made of would be known to nobod
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -25,14 +26,15 @@ class LastGood:
 
     def save(self, unit: Unit) -> None:
         """Remember `unit` as the one that runs; a full disk only costs the protection."""
-        path = self._path(unit.key)
-        try:
+        path, data = self._path(unit.key), _adapter().dump_json(unit)
+        with contextlib.suppress(OSError):
+            if path.read_bytes() == data:  # as at most restarts: reading costs a tenth of exchanging a file
+                return
+        with contextlib.suppress(OSError):
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             temporary = path.with_suffix(".new")
-            temporary.write_bytes(_adapter().dump_json(unit))
+            temporary.write_bytes(data)
             temporary.replace(path)
-        except OSError:
-            pass
 
     def load(self, key: ResourceKey) -> Unit | None:
         """The version that ran, None if unknown."""
