@@ -2,7 +2,7 @@
 PYTHON := .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup run test test-kernels lint crds manifests bench cluster cluster-down e2e e2e-full
+.PHONY: help setup run test test-kernels lint crds manifests bench cluster cluster-down conformance e2e e2e-full
 NODES := 2
 CLUSTER := PYTHONPATH=e2e $(PYTHON) -m cluster
 
@@ -19,10 +19,13 @@ test: setup lint  ## lint, then every test but those of e2e-full
 	@$(PYTHON) -m pytest -m "not full"
 
 e2e: setup  ## the tests on a real Kubernetes cluster alone
-	@$(PYTHON) -m pytest -m "not full" tests/cluster
+	@$(PYTHON) -m pytest -m "not full" tests/cluster tests/conformance
 
 e2e-full: setup  ## the same, with those that take minutes each
-	@$(PYTHON) -m pytest tests/cluster
+	@$(PYTHON) -m pytest tests/cluster tests/conformance
+
+conformance: setup  ## the conformance specs of Services, of Kubernetes' own tests
+	@$(PYTHON) -m pytest tests/conformance
 
 cluster: setup  ## a real Kubernetes cluster of NODES=2 nodes on this machine; the first time takes minutes
 	@$(CLUSTER) up --nodes $(NODES)
