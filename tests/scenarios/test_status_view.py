@@ -101,6 +101,10 @@ def test_counters_are_there_without_kubebee(site: Site) -> None:
         site.running.wait_ready("ServiceLB", "shop")
 
 
+_AS_IT_IS = ("--unset=COLUMNS", "--unset=LINES")
+"""The terminal's own size counts, not what the environment of the tests says."""
+
+
 class Terminal:
     """A command on a terminal of its own."""
 
@@ -108,7 +112,7 @@ class Terminal:
         self.master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
         self.process = subprocess.Popen(
-            ["setsid", "--ctty", "env", "--default-signal=INT", "TERM=xterm-256color", *argv],
+            ["setsid", "--ctty", "env", *_AS_IT_IS, "--default-signal=INT", "TERM=xterm-256color", *argv],
             stdin=slave,
             stdout=slave,
             stderr=slave,

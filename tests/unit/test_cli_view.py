@@ -126,6 +126,13 @@ def test_socket_programs_of_the_load_balancer_are_one_row() -> None:
     assert "ServiceLB/shop sockets Running CgroupSockAddr /sys/fs/cgroup (4 hooks) 40 - 50" in shown
 
 
+def test_programs_of_the_load_balancer_at_tc_are_one_row() -> None:
+    sides = (("kb_lb_ingress", "eth0 ingress"), ("kb_lb_egress", "eth0 egress"))
+    places = [(function, "TC", point, "TCX") for function, point in sides]
+    shown = lines(snapshot(resource(SHOP, *places)))
+    assert "ServiceLB/shop tc Running TC eth0 ingress, egress (TCX) - - -" in shown
+
+
 def test_resources_that_share_programs_have_them_once() -> None:
     other = ResourceKey("ServiceLB", "web")
     places = [("kb_servicelb", "XDP", name, "Native") for name in ("eth0", "eth1")]

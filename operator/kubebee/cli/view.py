@@ -116,13 +116,17 @@ def _programmed(now: Snapshot) -> list[Resource]:
     return [each for each in now.resources if each.kind != "BpfNode" or not each.ready]
 
 
+_PARTS = {"XDP": "", "TC": "tc"}
+"""What a row of ours is called after the resource, by attach type; else it is about sockets."""
+
+
 def _rows(resource: Resource) -> dict[str, list[Place]]:
     """Places by what one row is about: a function of the user's, or all of ours of one attach type."""
     rows: dict[str, list[Place]] = {}
     for place in resource.places:
         part = place.function
         if resource.kind != "BpfProgram":
-            part = "" if place.type == "XDP" else "sockets"
+            part = _PARTS.get(place.type, "sockets")
         rows.setdefault(f"{resource.key} {part}".rstrip(), []).append(place)
     return rows
 
