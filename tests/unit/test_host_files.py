@@ -76,5 +76,5 @@ def test_the_cache_of_the_node_s_linker_counts_where_it_is_seen(node: HostFiles)
     (node.root / "etc").mkdir()
     shutil.copy("/etc/ld.so.cache", node.root / "etc")
     assert "libc.so.6" in node.library("libc")
-    with pytest.raises(LibraryError):
+    with pytest.raises(LibraryError, match=r"loader\.hostPaths"):
         node.library("libfoo")

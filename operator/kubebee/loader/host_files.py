@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from kubebee.bpf.libraries import find_library
+from kubebee.bpf.libraries import LibraryError, find_library
 from kubebee.errors import KubebeeError
 
 _MOST_SYMLINKS = 40  # as of the kernel's path walk
@@ -53,7 +53,12 @@ class HostFiles:
         Raises:
             LibraryError: there is none.
         """
-        return str(find_library(name, self.root))
+        try:
+            return str(find_library(name, self.root))
+        except LibraryError as error:
+            if self.root != Path("/"):
+                error.hint = self.hint
+            raise
 
     def _walk(self, path: PurePosixPath) -> Path:
         place, rest, symlinks = self.root, deque(path.parts), 0
