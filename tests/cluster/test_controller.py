@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import random
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cluster import Cluster, ClusterSpec
 from kubebee.controller.kinds import BPF_NODES, EVENTS, bundles, config_maps, daemon_sets, leases
 from kubebee.planner.cluster import FINALIZER
 from support.controllers import DEADLINE, NAMESPACE, Bare, seen
@@ -19,33 +17,6 @@ from support.site import counter, program
 
 ROOT = Path(__file__).parents[2]
 KILLS = 8
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Cluster]:
-    """An API server of these tests alone."""
-    cluster = Cluster(ClusterSpec("kba", 6))
-    cluster.down()
-    cluster.up_without_nodes()
-    try:
-        for crd in sorted((ROOT / "crds").glob("*.yaml")):
-            cluster.apply(crd, "--server-side")
-        cluster.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
-        cluster.kubectl("create", "namespace", NAMESPACE)
-        yield cluster
-    finally:
-        cluster.down()
-
-
-@pytest.fixture
-def bare(server: Cluster, tmp_path: Path) -> Iterator[Bare]:
-    """The API server with two nodes."""
-    made = Bare(server, tmp_path)
-    made.clear()
-    made.add_node("n1")
-    made.add_node("n2")
-    yield made
-    made.clear()
 
 
 def config_map_program(name: str = "mapped") -> dict[str, Any]:

@@ -17,7 +17,9 @@ from cluster.prepare import prepare
 from conformance import build as build_suite
 from helm.binaries import build as build_helm
 from images.build import build as build_images
+from support.controllers import NAMESPACE, Bare
 from support.installed import Installed
+from support.site import EXEC, program, tracer
 
 _TESTS = Path(__file__).parents[1]
 _FOLDERS = (_TESTS / "cluster", _TESTS / "conformance")
@@ -109,8 +111,44 @@ def installed(cluster: Cluster) -> Iterator[Installed]:
         release.delete_all()
 
 
+@pytest.fixture(scope="module")
+def loaders(cluster: Cluster, installed: Installed) -> Iterator[Installed]:
+    """kubebee with a loader on every node all the time, as a resource selects them: tests need not wait."""
+    installed.apply(program("resident", tracer(), EXEC))
+    installed.wait_ready("bpfprogram", "resident", nodes=len(cluster.nodes))
+    yield installed
+    installed.delete_all()
+
+
 @pytest.fixture
 def operator(installed: Installed) -> Iterator[Installed]:
     """kubebee on the cluster, without a resource before the test and after it."""
     yield installed
     installed.delete_all()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Cluster]:
+    """An API server without nodes, of a file's tests alone."""
+    cluster = Cluster(ClusterSpec("kba", 6))
+    cluster.down()
+    cluster.up_without_nodes()
+    try:
+        for crd in sorted((_TESTS.parent / "crds").glob("*.yaml")):
+            cluster.apply(crd, "--server-side")
+        cluster.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+        cluster.kubectl("create", "namespace", NAMESPACE)
+        yield cluster
+    finally:
+        cluster.down()
+
+
+@pytest.fixture
+def bare(server: Cluster, tmp_path: Path) -> Iterator[Bare]:
+    """The API server with two nodes."""
+    made = Bare(server, tmp_path)
+    made.clear()
+    made.add_node("n1")
+    made.add_node("n2")
+    yield made
+    made.clear()

@@ -107,12 +107,13 @@ class Bare:
 
     # -- controllers -----------------------------------------------------------------------------------------
 
-    def start(self) -> Running:
-        """A controller."""
+    def start(self, kubeconfig: Path | None = None) -> Running:
+        """A controller; a kubeconfig says how it reaches the API server if not directly."""
         port = free_port()
         log = self._folder / f"controller-{port}.log"
         command = [KUBEBEE, "controller", "--namespace", NAMESPACE, "--metrics-port", str(port)]
-        command += ["--kubeconfig", str(self.cluster.spec.kubeconfig), "--metrics-address", "127.0.0.1"]
+        kubeconfig = kubeconfig or self.cluster.spec.kubeconfig
+        command += ["--kubeconfig", str(kubeconfig), "--metrics-address", "127.0.0.1"]
         command += ["--loader-manifest", str(self._manifest), "--log", "text"]
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("POD_", "KUBE"))}
         with log.open("wb") as out:
