@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from lab import BACKENDS, NODE, Lab, tcp_connect
+from support.calls import ADDRESS_CALLS, CONGESTION_WINDOW, FAILING_LOOKUP, PYTHON
 from support.clang import compile_c
 from support.running import Running, Status, wait_for
 from support.seen import InKernel, entries, pins, variable
@@ -81,28 +82,15 @@ def lose_a_syn(lab: Lab) -> None:
 
 
 def look_up_a_name(lab: Lab) -> None:
-    failing = "socket.getaddrinfo('no-number', None, flags=socket.AI_NUMERICHOST)"
-    lab.on_node("/usr/bin/python3", "-c", f"import socket; {failing}", check=False)
+    lab.on_node(*PYTHON, FAILING_LOOKUP, check=False)
 
 
 def ask_a_backend(lab: Lab) -> None:
     lab.on_node("curl", "-s", "--max-time", "3", f"http://{BACKENDS['backend1']}/")
 
 
-_ADDRESS_CALLS = """
-import socket
-for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
-    with socket.socket(family, socket.SOCK_DGRAM) as one, socket.socket(family, socket.SOCK_DGRAM) as other:
-        one.bind((address, 0))
-        other.sendto(b"x", one.getsockname())
-        one.settimeout(3)
-        one.recvfrom(10)
-        other.connect(one.getsockname())
-"""
-
-
 def call_with_addresses(lab: Lab) -> None:
-    lab.on_node("/usr/bin/python3", "-c", _ADDRESS_CALLS)
+    lab.on_node(*PYTHON, ADDRESS_CALLS)
 
 
 EXAMPLE_CASES = (
@@ -225,20 +213,9 @@ def test_an_iterator_reports_when_its_pin_is_read(running: Running, applied: App
     assert listed >= {f"map {one['id']}" for one in running.bpftool("map", "show")}
 
 
-_CONGESTION = r"""
-import socket, struct, sys
-with socket.create_connection((sys.argv[1], 80), 3) as one:
-    one.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"kb_fixed")
-    one.sendall(b"GET / HTTP/1.0\r\n\r\n")
-    one.recv(4096)
-    info = one.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
-    print(struct.unpack_from("=I", info, 80)[0])  # tcpi_snd_cwnd
-"""
-
-
 def congestion_window(lab: Lab) -> int:
     """The window of a connection under the example's congestion control."""
-    return int(lab.on_node("/usr/bin/python3", "-c", _CONGESTION, BACKENDS["backend1"]).stdout)
+    return int(lab.on_node(*PYTHON, CONGESTION_WINDOW, BACKENDS["backend1"], "80").stdout)
 
 
 def test_a_congestion_control_steers_connections_and_is_replaced(

@@ -83,14 +83,20 @@ def policy(name: str, *rules: dict[str, Any], default: str = "Allow", **spec: An
 
 
 def balancer(
-    name: str, address: str, port: int, backends: list[tuple[str, int]], **spec: Any
+    name: str,
+    address: str,
+    port: int,
+    backends: list[tuple[str, int]],
+    *,
+    protocol: str = "TCP",
+    **spec: Any,
 ) -> dict[str, Any]:
-    """A ServiceLB with one TCP frontend."""
+    """A ServiceLB with one frontend."""
     frontend = {
         "name": "web",
         "address": address,
         "port": port,
-        "protocol": "TCP",
+        "protocol": protocol,
         "backends": [{"address": host, "port": number} for host, number in backends],
     }
     return resource("ServiceLB", name, {"interfaces": PRIMARY, "frontends": [frontend], **spec})

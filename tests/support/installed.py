@@ -221,6 +221,21 @@ class Installed:
         return not (self.pins(node) or self.xdp(node) or net["xdp"] or net["tc"] or files)
 
 
+@dataclass(frozen=True)
+class OnNode:
+    """A node of the cluster as `support.seen` looks at it."""
+
+    node: Node
+
+    def run(self, *argv: str, check: bool = True) -> Done:
+        """Run a command on it."""
+        return self.node.run(*argv, check=check)
+
+    def bpftool(self, *argv: str) -> Any:
+        """What bpftool says there, decoded."""
+        return json.loads(self.run("bpftool", "-j", *argv).stdout or "null")
+
+
 def _number(value: list[str] | int) -> int:
     """A value as bpftool prints it: bytes in hexadecimal, or a number where BTF says so."""
     if isinstance(value, int):
