@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import struct
 import time
 from collections.abc import Callable
 
 import pytest
 
 from support import clang
+from support.hostile import DAMAGED, GREEDY, SLOW
 from support.site import BODY_LINE, EDITED, EXEC, XDP, Site, counter, program, tracer
 
 pytestmark = pytest.mark.root
-
-# 2^60 files, each of which takes a few microseconds and no memory.
-SLOW = "#if __INCLUDE_LEVEL__ < 60\n#include __FILE__\n#include __FILE__\n#endif\n"
-# 10^12 tokens.
-GREEDY = "#define A0 x\n" + "".join(f"#define A{i + 1} {f'A{i} ' * 10}\n" for i in range(12)) + "A12\n"
-E_MACHINE = 18  # offset in the ELF header
-EM_AARCH64 = 183
-SECTION_HEADER = "<IIQQQQIIQQ"
 
 
 def test_c_that_does_not_compile_is_named_by_its_own_line(site: Site) -> None:
@@ -104,41 +96,7 @@ def given_object(elf: bytes, attach: dict[str, object] = XDP, name: str = "count
     return manifest
 
 
-def cut_in_half(elf: bytes) -> bytes:
-    return elf[: len(elf) // 2]
-
-
-def made_of_noise(elf: bytes) -> bytes:
-    return elf[:64] + bytes(range(256)) * 8
-
-
-def for_arm(elf: bytes) -> bytes:
-    return elf[:E_MACHINE] + struct.pack("<H", EM_AARCH64) + elf[E_MACHINE + 2 :]
-
-
-def with_half_its_btf(elf: bytes) -> bytes:
-    """The section header of .BTF says half of its size."""
-    offset, size, count, names = (*struct.unpack_from("<Q10xHHH", elf, 0x28),)
-    headers = [struct.unpack_from(SECTION_HEADER, elf, offset + i * size) for i in range(count)]
-    strings = headers[names][4]
-    for index, header in enumerate(headers):
-        if elf[strings + header[0] :].startswith(b".BTF\0"):
-            changed = list(header)
-            changed[5] //= 2
-            place = offset + index * size
-            return elf[:place] + struct.pack(SECTION_HEADER, *changed) + elf[place + size :]
-    raise AssertionError("no .BTF")
-
-
-@pytest.mark.parametrize(
-    ("spoil", "reason", "word"),
-    [
-        (cut_in_half, "CorruptObject", "of a file of"),
-        (made_of_noise, "CorruptObject", "of a file of 2112"),
-        (for_arm, "WrongMachine", "for AArch64, not BPF"),
-        (with_half_its_btf, "CorruptBTF", "BTF is cut off"),
-    ],
-)
+@pytest.mark.parametrize(("spoil", "reason", "word"), DAMAGED)
 def test_a_damaged_object_is_refused(
     site: Site, spoil: Callable[[bytes], bytes], reason: str, word: str
 ) -> None:
