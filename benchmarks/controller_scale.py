@@ -5,12 +5,13 @@ in a process of their own and the real controller in another: all share this mac
 size:
 
 - ``edit``: from the change of a BpfProgram's global to Ready of that generation on all nodes in its status;
-- ``edit cpu``: the controller's processor time for that;
+- ``edit cpu of ...``: processor time of the controller, the API server, etcd and the simulated loaders for
+  that: on a machine of its own an edit can't be faster than their sum by the number of processors;
 - ``rss``: the controller's peak memory (VmHWM) after all;
 - ``idle writes``: writes a second that the API server counted over IDLE_SECONDS without a change;
 - notes: requests that the API server counted from the change to the end, by verb, watches left out.
 
-Arguments: sizes as NODESxPROGRAMS, default 250x20 500x20 1000x20 1000x5 1000x10.
+Arguments: sizes as NODESxPROGRAMS, default three sizes each of nodes and programs.
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ import aiohttp
 from bench.report import Figure, Report
 from bench.simulated_loaders import node_name, tls
 from cluster import Cluster, ClusterSpec
+from cluster.control_plane import API_SERVER, ETCD
 
-SIZES = ("250x20", "500x20", "1000x20", "1000x5", "1000x10")
+SIZES = ("100x20", "300x20", "1000x20", "300x5", "300x10")
 EDITS = 5
 IDLE_SECONDS = 20.0
 SETTLE_SECONDS = 3.0
@@ -145,10 +147,10 @@ def process(command: list[str | Path], log: Path, **settings: Any) -> Iterator[s
         started.wait(30)
 
 
-def cpu_seconds(pid: int) -> float:
-    """User and system time of a process."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+def cpu_seconds(*pids: int) -> float:
+    """User and system time of processes."""
+    fields = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in pids]
+    return sum(int(each[11]) + int(each[12]) for each in fields) / os.sysconf("SC_CLK_TCK")
 
 
 def peak_mib(pid: int) -> float:
@@ -187,26 +189,35 @@ async def measure(cluster: Cluster, nodes: int, programs: int, report: Report) -
             start = time.perf_counter()
             await until(all_ready, "the first version on all nodes")
             first = time.perf_counter() - start
-            edits, cpu, requests = [], [], Counter[str]()
+            processes = {
+                "controller": [controller.pid],
+                "API server": cluster.control.pids(API_SERVER),
+                "etcd": cluster.control.pids(ETCD),
+                "loaders": [loaders.pid],
+            }
+            edits, requests = [], Counter[str]()
+            cpu: dict[str, list[float]] = {name: [] for name in processes}
             for edit in range(EDITS):
                 await asyncio.sleep(SETTLE_SECONDS)
-                before, spent = await api.requests(), cpu_seconds(controller.pid)
+                before = await api.requests()
+                spent = {name: cpu_seconds(*pids) for name, pids in processes.items()}
                 start = time.perf_counter()
                 await api.call("PATCH", f"{_PROGRAMS}/p0", program(0, edit + 2), "merge-patch+json")
                 await until(lambda g=edit + 2: api.ready(0, g, nodes), "the edit on all nodes")  # type: ignore[misc]
                 edits.append(time.perf_counter() - start)
-                cpu.append(cpu_seconds(controller.pid) - spent)
+                for name, pids in processes.items():
+                    cpu[name].append(cpu_seconds(*pids) - spent[name])
                 requests = (await api.requests()) - before
             await asyncio.sleep(SETTLE_SECONDS)
-            before, spent = await api.requests(), cpu_seconds(controller.pid)
+            before, idle_from = await api.requests(), cpu_seconds(controller.pid)
             await asyncio.sleep(IDLE_SECONDS)
             idle = (await api.requests()) - before
-            idle_cpu = (cpu_seconds(controller.pid) - spent) / IDLE_SECONDS
+            idle_cpu = (cpu_seconds(controller.pid) - idle_from) / IDLE_SECONDS
             writes = sum(idle[verb] for verb in _WRITES) / IDLE_SECONDS
             report.figures |= {
                 f"{case} first version": Figure("s", [first]),
                 f"{case} edit": Figure("s", edits, aim=20 if nodes == 1000 else None),
-                f"{case} edit cpu": Figure("s", cpu),
+                **{f"{case} edit cpu of {name}": Figure("s", each) for name, each in cpu.items()},
                 f"{case} rss": Figure("MiB", [peak_mib(controller.pid)], aim=300 if nodes == 1000 else None),
                 f"{case} idle writes": Figure("1/s", [writes], aim=1),
                 f"{case} idle cpu": Figure("cores", [idle_cpu]),

@@ -25,7 +25,7 @@ REQUESTS_AT_ONCE = 64
 RETRY_SECONDS = 1.0
 _NODES = "/apis/kubebee.dev/v1alpha1/bpfnodes"
 _BUNDLES = "/api/v1/namespaces/kubebee-system/configmaps"
-_MERGE = {"Content-Type": "application/merge-patch+json"}
+_PATCH = {"Content-Type": "application/json-patch+json"}
 
 
 class _Bundle(msgspec.Struct, rename="camel"):
@@ -43,6 +43,7 @@ class _Spec(msgspec.Struct):
 class _Meta(msgspec.Struct):
     name: str = ""
     generation: int = 0
+    uid: str = ""
 
 
 class _Node(msgspec.Struct):
@@ -124,14 +125,17 @@ class Loaders:
                     known.add(bundle.config_map)
             await asyncio.sleep(WORK_SECONDS)
             told = node.metadata.generation
-            body = msgspec.json.encode({"status": status(node)})
-            await self._request("PATCH", f"{_NODES}/{name}/status", body)
+            patch = [
+                {"op": "test", "path": "/metadata/uid", "value": node.metadata.uid},
+                {"op": "add", "path": "/status", "value": status(node)},
+            ]
+            await self._request("PATCH", f"{_NODES}/{name}/status", msgspec.json.encode(patch))
 
     async def _request(self, method: str, path: str, body: bytes | None = None) -> None:
         while True:
             with contextlib.suppress(aiohttp.ClientError, TimeoutError):
                 async with self._slots:
-                    headers = _MERGE if body else {}
+                    headers = _PATCH if body else {}
                     async with self._session.request(method, path, data=body, headers=headers) as response:
                         await response.read()
                         if response.status < 300 or response.status == 404:

@@ -137,6 +137,10 @@ class ControlPlane:
         """Whether a component runs."""
         return self._group(component).alive
 
+    def pids(self, component: str) -> list[int]:
+        """A component's processes."""
+        return self._group(component).pids
+
     def log(self, component: str) -> Path:
         """Its log."""
         return self._spec.logs / f"{component}.log"
