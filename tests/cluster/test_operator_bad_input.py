@@ -23,6 +23,7 @@ from support.site import BODY_LINE, EXEC, counter, program, tracer
 Manifest = dict[str, Any]
 NAME = "bad"
 LINE = f"{NAME}.c:{BODY_LINE}"
+pytestmark = pytest.mark.full
 PATIENCE = 60.0
 
 

@@ -32,6 +32,7 @@ with socket.create_server((sys.argv[1], int(sys.argv[2]))) as served:
         with connection:
             connection.sendall(sys.argv[3].encode())
 """
+pytestmark = pytest.mark.full
 _UDP_CLIENT = """
 import socket, sys
 with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:

@@ -15,6 +15,7 @@ from support.calls import ADDRESS_CALLS, CONGESTION_WINDOW, FAILING_LOOKUP, PYTH
 from support.installed import Installed, OnNode
 from support.seen import entries, pins, variable
 
+pytestmark = pytest.mark.full
 EXAMPLES = Path(__file__).parents[2] / "examples"
 BLOCKED = "192.0.2.1"
 """xdp-block-list.yaml blocks it."""
