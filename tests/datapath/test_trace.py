@@ -160,21 +160,25 @@ def test_dsr_is_seen_through(live: Live) -> None:
 
 
 @pytest.mark.parametrize(
-    ("to", "length", "ttl", "reason"),
+    ("to", "ttl", "reason", "ending"),
     [
-        (25, 0, 64, "policy_rule"),
-        (80, 0, 1, "lb_ttl"),
-        (80, 1500, 64, "lb_mtu"),
-        (99, 0, 64, "lb_no_backend"),
+        (25, 64, "policy_rule", Ending.DROPPED),
+        (80, 1, "lb_ttl", Ending.DROPPED),
+        (99, 64, "lb_no_backend", Ending.ANSWERED),
     ],
 )
-def test_a_drop_has_its_reason(live: Live, to: int, length: int, ttl: int, reason: str) -> None:
-    small = NextHop(HOP.ifindex, HOP.macs, 1400)
-    live.balancer.serve(frontend("10.0.0.2:8080"), frontend(port=99), hop=small)
-    traced = trace(live, client(to=to), length=length, ttl=ttl)
-    assert traced.ending is Ending.DROPPED
+def test_a_drop_has_its_reason(live: Live, to: int, ttl: int, reason: str, ending: Ending) -> None:
+    live.balancer.serve(frontend("10.0.0.2:8080"), frontend(port=99))
+    traced = trace(live, client(to=to), ttl=ttl)
+    assert traced.ending is ending
     assert traced.decided_by is not None
     assert traced.decided_by.dropped == (reason,)
+
+
+def test_a_packet_that_is_too_long_is_left_to_tc(live: Live) -> None:
+    live.balancer.serve(frontend("10.0.0.2:8080"), hop=NextHop(HOP.ifindex, HOP.macs, 1400))
+    traced = trace(live, client(), length=1500)
+    assert (traced.ending, traced.decided_by) == (Ending.PASSED, None)
 
 
 def test_the_rule_that_denies_is_named(live: Live) -> None:

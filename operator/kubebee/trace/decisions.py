@@ -33,7 +33,7 @@ class Ending(StrEnum):
     PASSED = "Passed"
     """It goes on to the kernel as it came."""
     ANSWERED = "Answered"
-    """An ICMP error goes back."""
+    """An ICMP error or a reset goes back."""
     DROPPED = "Dropped"
     USER = "DecidedByProgram"
     """A program of a user sent it on."""
@@ -231,6 +231,8 @@ def _ending(run: Rehearsal, before: Decoded, after: Decoded) -> Ending:
     if last is not None and not last.builtin and run.verdict in _SENT:
         return Ending.USER
     if run.verdict in _SENT:
+        if last is not None and last.dropped:
+            return Ending.ANSWERED
         inner = after.innermost
         icmp = inner is not None and inner.flow.protocol in (ICMP, ICMPV6)
         first = before.innermost
