@@ -93,8 +93,9 @@ def _found_in(state: LbState) -> Callable[[FrontendKey], Mapping[tuple[bytes, in
 
 
 def _owner(text: str) -> ResourceKey:
-    kind, _, name = text.partition("/")
-    return ResourceKey(kind, name)
+    """The resource of a frontend, whose owner is written as ServiceLB/web:http."""
+    kind, _, frontend = text.partition("/")
+    return ResourceKey(kind, frontend.partition(":")[0])
 
 
 def _happening(change: Change, node: str) -> Happening:

@@ -232,7 +232,7 @@ def _frontends(readings: Readings) -> Iterator[Metric]:
         "kubebee_servicelb_backends", "Backends of a frontend.", labels=(*labels, "state")
     )
     for frontend in readings.frontends:
-        label = (frontend.owner.removeprefix("ServiceLB/").partition(":")[0], str(frontend.key))
+        label = (_servicelb(frontend.owner), str(frontend.key))
         packets.add_metric(label, frontend.counts.packets)
         size.add_metric(label, frontend.counts.ip_bytes)
         connections.add_metric(label, frontend.counts.connections)
@@ -249,7 +249,7 @@ def _checked(readings: Readings) -> Metric:
         labels=("servicelb", "frontend", "backend"),
     )
     for reading in readings.checked[:MAX_SERIES]:
-        label = (reading.owner.removeprefix("ServiceLB/"), str(reading.frontend), str(reading.backend))
+        label = (_servicelb(reading.owner), str(reading.frontend), str(reading.backend))
         family.add_metric(label, reading.up)
     return family
 
@@ -310,3 +310,8 @@ def _left_out(readings: Readings) -> Metric:
     family.add_metric(("rule",), max(0, len(readings.rules) - MAX_SERIES))
     family.add_metric(("map",), max(0, len(readings.maps) - MAX_SERIES))
     return family
+
+
+def _servicelb(owner: str) -> str:
+    """The name of the ServiceLB in a frontend's owner, which is written as ServiceLB/web:http."""
+    return owner.removeprefix("ServiceLB/").partition(":")[0]
