@@ -122,8 +122,8 @@ def serve(loaded: BpfObject) -> None:
 
 
 def main() -> None:
-    source = render_builtin("servicelb", Features(dsr=True).context() | {"tc": False})
-    stage = source.replace('SEC("xdp")\nint kb_servicelb(', "__noinline int stage(")
+    source = render_builtin("servicelb", Features(dsr=True).context() | {"tc": False, "six": False})
+    stage = source.replace('SEC("xdp")\nint LB_V(kb_servicelb)(', "__noinline int stage(")
     assert stage != source
 
     report = Report("servicelb_cost", "DSR-IPIP of an established connection at most 45 ns a packet", TURNS)

@@ -74,14 +74,13 @@ static __always_inline bool kb_ctx_grow(struct kb_ctx *ctx, __u32 len)
 	return !bpf_skb_adjust_room(ctx, len, BPF_ADJ_ROOM_MAC, 0);
 }
 
-/* Whether bytes of the packet that lie outside the linear part, if there are such, could be made to lie there. */
-static __always_inline bool kb_ctx_pull(struct kb_ctx *ctx, __u32 len)
+/* Has bytes that lie outside the linear part, if fewer than `least` lie in it, made to lie there. */
+static __always_inline void kb_ctx_pull(struct kb_ctx *ctx, __u32 least, __u32 wanted)
 {
 	__u32 linear = (long)ctx->data_end - (long)ctx->data;
 
-	if (linear >= len || linear >= ctx->len)
-		return false;
-	return !bpf_skb_pull_data(ctx, len < ctx->len ? len : ctx->len);
+	if (linear < least && linear < ctx->len)
+		bpf_skb_pull_data(ctx, wanted < ctx->len ? wanted : ctx->len);
 }
 
 #else
@@ -118,7 +117,10 @@ static __always_inline bool kb_ctx_store(struct kb_ctx *ctx, __u32 at, const voi
 
 static __always_inline __u32 kb_ctx_len(const struct kb_ctx *ctx)
 {
-	return (long)ctx->data_end - (long)ctx->data;
+	long len = (long)ctx->data_end - (long)ctx->data;
+
+	asm volatile("" : "+r"(len)); /* else clang may take 32 bits of each pointer, which verifiers refuse */
+	return len;
 }
 
 static __always_inline bool kb_ctx_resize(struct kb_ctx *ctx, __u32 len)
@@ -134,11 +136,12 @@ static __always_inline bool kb_ctx_grow(struct kb_ctx *ctx, __u32 len)
 	       kb_ctx_store(ctx, 0, macs, sizeof(macs));
 }
 
-static __always_inline bool kb_ctx_pull(struct kb_ctx *ctx, __u32 len)
+/* A frame is in one piece. */
+static __always_inline void kb_ctx_pull(struct kb_ctx *ctx, __u32 least, __u32 wanted)
 {
 	(void)ctx;
-	(void)len;
-	return false; /* a frame is in one piece */
+	(void)least;
+	(void)wanted;
 }
 
 #endif

@@ -5,18 +5,18 @@
 
 #include "lb_nat.h"
 
-static __always_inline void lb_answer_key(struct kb_lb_flow_key *key, const struct kb_packet *packet,
+static __always_inline void lb_answer_key(struct LB_V(kb_lb_flow_key) *key, const struct kb_packet *packet,
 					  const struct kb_l4 *l4)
 {
 	__builtin_memset(key, 0, sizeof(*key));
-	key->saddr = packet->ip->saddr;
-	key->daddr = packet->ip->daddr;
+	key->saddr = *lb_from(LB_IP(packet));
+	key->daddr = *lb_to(LB_IP(packet));
 	key->sport = l4->sport;
 	key->dport = l4->dport;
 	key->protocol = packet->protocol;
 }
 
-static __always_inline void lb_answer_as(const struct kb_lb_rev *reverse, struct lb_tuple *to)
+static __always_inline void lb_answer_as(const struct LB_V(kb_lb_rev) *reverse, struct lb_tuple *to)
 {
 	to->saddr = reverse->vip;
 	to->daddr = reverse->client;
@@ -29,8 +29,8 @@ static __always_inline int lb_answer(struct kb_ctx *ctx, const struct kb_packet 
 				     const struct kb_lb_config *config)
 {
 	__u16 offset = bpf_ntohs(l4->dport) - config->snat_first;
-	struct kb_lb_flow_key key;
-	struct kb_lb_rev *reverse;
+	struct LB_V(kb_lb_flow_key) key;
+	struct LB_V(kb_lb_rev) *reverse;
 	struct lb_route route;
 	struct lb_tuple to;
 	struct lb_hop hop;
@@ -39,12 +39,10 @@ static __always_inline int lb_answer(struct kb_ctx *ctx, const struct kb_packet 
 	if (offset >= config->snat_ports)
 		return KB_CONTINUE;
 	lb_answer_key(&key, packet, l4);
-	reverse = bpf_map_lookup_elem(&kb_lb_rev, &key);
-	if (!reverse || reverse->client == key.daddr) /* one from this node, still on its way: see lb_answer_out() */
+	reverse = bpf_map_lookup_elem(&LB_V(kb_lb_rev), &key);
+	if (!reverse || LB_V(lb_same)(&reverse->client, &key.daddr)) /* one from this node, still on its way: see lb_answer_out() */
 		return KB_CONTINUE;
-	if (kb_is_fragment(packet))
-		return kb_drop(KB_DROP_LB_FRAGMENT);
-	if (packet->ip->ttl <= 1)
+	if (LB_TTL(LB_IP(packet)) <= 1)
 		return kb_drop(KB_DROP_LB_TTL);
 	lb_flow_touch(&reverse->seen, &reverse->flags, l4->tcp_flags, LB_FLOW_SEEN);
 
@@ -53,6 +51,8 @@ static __always_inline int lb_answer(struct kb_ctx *ctx, const struct kb_packet 
 	route.daddr = to.daddr;
 	route.tot_len = lb_wire_len(ctx, packet);
 	route.protocol = key.protocol;
+	if (kb_is_fragment(packet))
+		lb_fragment_remember(ctx, packet, &to, 0, LB_FRAGMENT_ANSWER);
 	error = lb_route(ctx, &route, &hop);
 	return lb_forward(ctx, packet, &to, &hop, error);
 }
@@ -63,16 +63,18 @@ static __always_inline int lb_answer(struct kb_ctx *ctx, const struct kb_packet 
 static __always_inline int lb_answer_out(struct kb_ctx *ctx, const struct kb_packet *packet,
 					 const struct kb_l4 *l4)
 {
-	struct kb_lb_flow_key key;
-	struct kb_lb_rev *reverse;
+	struct LB_V(kb_lb_flow_key) key;
+	struct LB_V(kb_lb_rev) *reverse;
 	struct lb_tuple to;
 
 	lb_answer_key(&key, packet, l4);
-	reverse = bpf_map_lookup_elem(&kb_lb_rev, &key);
+	reverse = bpf_map_lookup_elem(&LB_V(kb_lb_rev), &key);
 	if (!reverse)
 		return KB_CONTINUE;
 	lb_flow_touch(&reverse->seen, &reverse->flags, l4->tcp_flags, LB_FLOW_SEEN);
 	lb_answer_as(reverse, &to);
+	if (kb_is_fragment(packet))
+		lb_fragment_remember(ctx, packet, &to, 0, LB_FRAGMENT_OUT);
 	return lb_rewrite(ctx, packet, &to, 0) ? KB_CONTINUE : kb_drop(KB_DROP_TRUNCATED);
 }
 

@@ -3,6 +3,7 @@
 #ifndef KB_LB_CHOOSE_H
 #define KB_LB_CHOOSE_H
 
+#include "lb_family.h"
 #include "lb_select.h"
 
 #ifdef KB_LB_AFFINITY
@@ -12,21 +13,22 @@
 #define LB_SECOND_NS 1000000000ULL
 
 /* Not inline: few frontends have it. A stamp each second is fine enough, and keeps the cache line clean. */
-static __noinline int lb_choose_affine(const struct kb_lb_frontend *frontend, __be32 client, __u32 hash,
-				       struct lb_choice *choice)
+static __noinline int lb_choose_affine(const struct kb_lb_frontend *frontend, const lb_addr *client, __u32 hash,
+				       struct LB_V(lb_choice) *choice)
 {
-	struct kb_lb_client key = { .address = client };
+	struct LB_V(kb_lb_client) key = {};
 	struct kb_lb_affinity *had, has = {};
 	__u64 now = kb_now();
 
 	choice->backend = NULL;
 	if (!frontend)
 		return 0;
+	key.address = *client;
 	key.frontend = frontend->id;
-	had = bpf_map_lookup_elem(&kb_lb_affinity, &key);
+	had = bpf_map_lookup_elem(&LB_V(kb_lb_affinity), &key);
 	if (had && now - had->used < frontend->affinity * LB_SECOND_NS) {
 		choice->id = had->backend;
-		choice->backend = lb_backend(choice->id);
+		choice->backend = LB_V(lb_backend)(choice->id);
 		if (choice->backend && choice->backend->frontend == key.frontend &&
 		    !(choice->backend->flags & (LB_BE_GONE | LB_BE_NOT_OUTSIDE))) {
 			if (now - had->used > LB_SECOND_NS)
@@ -34,33 +36,34 @@ static __noinline int lb_choose_affine(const struct kb_lb_frontend *frontend, __
 			return 0;
 		}
 	}
-	lb_select(frontend, hash, choice);
+	LB_V(lb_select)(frontend, hash, choice);
 	if (!choice->backend)
 		return 0;
 	has.used = now;
 	has.backend = choice->id;
-	bpf_map_update_elem(&kb_lb_affinity, &key, &has, BPF_ANY);
+	bpf_map_update_elem(&LB_V(kb_lb_affinity), &key, &has, BPF_ANY);
 	return 0;
 }
 
 #endif
 
 /* choice->backend is NULL when there is none. */
-static __always_inline void lb_choose(const struct kb_lb_frontend *frontend, __be32 client, __u32 hash,
-				      struct lb_choice *choice)
+static __always_inline void lb_choose(const struct kb_lb_frontend *frontend, const lb_addr *client, __u32 hash,
+				      struct LB_V(lb_choice) *choice)
 {
 #ifdef KB_LB_AFFINITY
 	if (frontend->affinity) {
-		struct lb_choice affine;
+		const lb_addr address = *client; /* of the packet, which a function of its own can't be given */
+		struct LB_V(lb_choice) affine;
 
-		lb_choose_affine(frontend, client, hash, &affine);
+		lb_choose_affine(frontend, &address, hash, &affine);
 		*choice = affine;
 		return;
 	}
 #else
 	(void)client;
 #endif
-	lb_select(frontend, hash, choice);
+	LB_V(lb_select)(frontend, hash, choice);
 }
 
 #endif

@@ -6,33 +6,41 @@
 #include "lb_hop.h"
 #include "lb_reply.h"
 
-static __always_inline bool lb_is_ours(struct kb_ctx *ctx, __be32 source, __be32 address)
+/* Not inline: few packets ask, and the stack is small. */
+static __noinline bool lb_is_ours(struct kb_ctx *ctx, const lb_ip *ip)
 {
-	struct bpf_fib_lookup fib = { .family = LB_AF_INET };
+	struct bpf_fib_lookup fib = { .family = LB_AF };
 
 	fib.ifindex = kb_ctx_ifindex(ctx);
-	fib.ipv4_src = source;
-	fib.ipv4_dst = address;
+	__builtin_memcpy(fib.ipv6_src, lb_from(ip), sizeof(lb_addr)); /* a union with ipv4_src */
+	__builtin_memcpy(fib.ipv6_dst, lb_to(ip), sizeof(lb_addr));
 	return bpf_fib_lookup(ctx, &fib, sizeof(fib), 0) == BPF_FIB_LKUP_RET_NOT_FWDED;
 }
 
 static __noinline int lb_echo(struct kb_ctx *ctx)
 {
 	struct kb_icmp icmp;
-	struct iphdr ip;
-	__be32 client;
+	lb_addr client;
 	__u32 at;
+	lb_ip ip;
 
-	if (!lb_reply_to(ctx, &ip) || lb_is_ours(ctx, ip.saddr, ip.daddr))
+	if (!lb_reply_to(ctx, &ip) || lb_is_ours(ctx, &ip))
 		return KB_CONTINUE;
+#ifdef KB_LB_V6
+	at = LB_L3_AT + sizeof(ip);
+	if (ip.nexthdr != IPPROTO_ICMPV6)
+		return KB_CONTINUE;
+#else
 	at = LB_L3_AT + ip.ihl * 4;
+#endif
 	if (!lb_may_reply() || !kb_ctx_load(ctx, at, &icmp, sizeof(icmp)))
 		return KB_DROPPED;
+	icmp.checksum = lb_csum_apply(icmp.checksum, lb_sum_replace16(0, bpf_htons(LB_ICMP_ECHO << 8),
+								      bpf_htons(LB_ICMP_ECHO_REPLY << 8)));
 	icmp.type = LB_ICMP_ECHO_REPLY;
-	icmp.checksum = lb_csum_apply(icmp.checksum, lb_sum_replace16(0, bpf_htons(LB_ICMP_ECHO << 8), 0));
-	client = ip.saddr; /* exchanged addresses sum up to the same */
-	ip.saddr = ip.daddr;
-	ip.daddr = client;
+	client = *lb_from(&ip); /* exchanged addresses sum up to the same */
+	__builtin_memcpy(&ip.saddr, lb_to(&ip), sizeof(client));
+	__builtin_memcpy(&ip.daddr, &client, sizeof(client));
 	if (!kb_ctx_store(ctx, LB_L3_AT, &ip, sizeof(ip)) || !kb_ctx_store(ctx, at, &icmp, sizeof(icmp)))
 		return KB_DROPPED;
 	return lb_turn_round(ctx);

@@ -8,7 +8,9 @@
 
 #include "clock.h"
 #include "drop_reason.h"
+#include "lb_family.h"
 #include "lb_flow.h"
+#include "lb_scratch.h"
 #include "lb_select.h"
 
 /*
@@ -24,8 +26,8 @@
 #define LB_CLIENT_PORTS (65536 - LB_CLIENT_FIRST)
 
 /* The reverse entry's key: how the backend's answer will look. */
-static __always_inline void lb_reverse_key(struct kb_lb_flow_key *key, const struct kb_lb_backend *backend,
-					   const struct kb_lb_flow *flow, __u8 protocol)
+static __always_inline void lb_reverse_key(struct LB_V(kb_lb_flow_key) *key, const struct LB_V(kb_lb_backend) *backend,
+					   const struct LB_V(kb_lb_flow) *flow, __u8 protocol)
 {
 	__builtin_memset(key, 0, sizeof(*key));
 	key->saddr = backend->address;
@@ -35,67 +37,76 @@ static __always_inline void lb_reverse_key(struct kb_lb_flow_key *key, const str
 	key->protocol = protocol;
 }
 
-static __always_inline void lb_flow_remove(const struct kb_lb_flow_key *key, const struct kb_lb_flow *flow)
+static __always_inline void lb_flow_remove(const struct LB_V(kb_lb_flow_key) *key, const struct LB_V(kb_lb_flow) *flow)
 {
-	struct kb_lb_backend *backend = lb_backend(flow->backend);
-	struct kb_lb_flow_key reverse;
+	struct LB_V(kb_lb_backend) *backend = LB_V(lb_backend)(flow->backend);
+	struct LB_V(kb_lb_flow_key) reverse;
 
 	if (backend) {
 		lb_reverse_key(&reverse, backend, flow, key->protocol);
-		bpf_map_delete_elem(&kb_lb_rev, &reverse);
+		bpf_map_delete_elem(&LB_V(kb_lb_rev), &reverse);
 	}
-	bpf_map_delete_elem(&kb_lb_flow, key);
+	bpf_map_delete_elem(&LB_V(kb_lb_flow), key);
 }
 
 /* An answer to such a port would be taken for a request: where a frontend has the SNAT address. */
-static __always_inline bool lb_port_serves(const struct kb_lb_flow *flow, __u8 protocol)
+static __always_inline bool lb_port_serves(const struct LB_V(kb_lb_flow) *flow, __u8 protocol)
 {
-	struct kb_lb_frontend_key key = {
+	struct LB_V(kb_lb_frontend_key) key = {
 		.address = flow->nat_address,
 		.port = flow->nat_port,
 		.protocol = protocol,
 	};
 
-	return bpf_map_lookup_elem(&kb_lb_fe, &key);
+	return bpf_map_lookup_elem(&LB_V(kb_lb_fe), &key);
+}
+
+/* The flow that lb_flow_create() made last. */
+static __always_inline struct LB_V(kb_lb_flow) *lb_flow_made(void)
+{
+	struct LB_V(lb_scratch) *made = lb_scratch();
+
+	return made ? &made->flow : NULL;
 }
 
 /*
- * Makes a flow to `choice` and leaves a copy in `flow`. `keep_client`: the backend sees the client's own address.
- * Returns 0, a drop reason, or -EEXIST when another CPU made the same flow meanwhile.
+ * Makes a flow to `choice` and leaves a copy in the scratch room. `keep_client`: the backend sees the client's own
+ * address. Returns 0, a drop reason, or -EEXIST when another CPU made the same flow meanwhile.
  */
-static __noinline int lb_flow_create(const struct kb_lb_flow_key *key, const struct lb_choice *choice,
-				     bool keep_client, __u32 hash, struct kb_lb_flow *flow)
+static __noinline int lb_flow_create(const struct LB_V(kb_lb_flow_key) *key, const struct LB_V(lb_choice) *choice,
+				     bool keep_client, __u32 hash)
 {
 	const struct kb_lb_config *config = lb_config();
-	struct kb_lb_rev reverse = {};
-	struct kb_lb_flow_key reverse_key;
+	struct LB_V(lb_scratch) *made = lb_scratch();
 	__u32 first, ports, offset, step;
 	int i, error = -EEXIST;
 
-	if (!config || !choice->backend || !config->snat_ports)
+	if (!made || !config || !choice->backend || !config->snat_ports)
 		return KB_DROP_LB_PORTS;
-	__builtin_memset(flow, 0, sizeof(*flow));
-	flow->seen = kb_now();
-	flow->backend = choice->id;
-	flow->nat_address = keep_client ? key->saddr : config->snat_source;
+	__builtin_memset(&made->flow, 0, sizeof(made->flow));
+	made->flow.seen = kb_now();
+	made->flow.backend = choice->id;
+	made->flow.nat_address = keep_client ? key->saddr : config->LB_V(snat_source);
 
-	reverse.seen = flow->seen;
-	reverse.backend = choice->id;
-	reverse.client = key->saddr;
-	reverse.vip = key->daddr;
-	reverse.client_port = key->sport;
-	reverse.vip_port = key->dport;
+	__builtin_memset(&made->reverse, 0, sizeof(made->reverse));
+	made->reverse.seen = made->flow.seen;
+	made->reverse.backend = choice->id;
+	made->reverse.client = key->saddr;
+	made->reverse.vip = key->daddr;
+	made->reverse.client_port = key->sport;
+	made->reverse.vip_port = key->dport;
 
 	first = keep_client ? LB_CLIENT_FIRST : config->snat_first;
 	ports = keep_client ? LB_CLIENT_PORTS : config->snat_ports;
 	offset = hash % ports;
 	step = LB_PORT_STRIDE % ports;
-	lb_reverse_key(&reverse_key, choice->backend, flow, key->protocol);
+	lb_reverse_key(&made->reverse_key, choice->backend, &made->flow, key->protocol);
 	for (i = 0; i < LB_PORT_TRIES && error == -EEXIST; i++) {
-		flow->nat_port = keep_client && !i ? key->sport : bpf_htons(first + offset);
-		reverse_key.dport = flow->nat_port;
-		if (keep_client || !lb_port_serves(flow, key->protocol))
-			error = bpf_map_update_elem(&kb_lb_rev, &reverse_key, &reverse, BPF_NOEXIST);
+		made->flow.nat_port = keep_client && !i ? key->sport : bpf_htons(first + offset);
+		made->reverse_key.dport = made->flow.nat_port;
+		if (keep_client || !lb_port_serves(&made->flow, key->protocol))
+			error = bpf_map_update_elem(&LB_V(kb_lb_rev), &made->reverse_key, &made->reverse,
+						    BPF_NOEXIST);
 		offset += step;
 		if (offset >= ports)
 			offset -= ports;
@@ -103,10 +114,10 @@ static __noinline int lb_flow_create(const struct kb_lb_flow_key *key, const str
 	if (error)
 		return error == -EEXIST ? KB_DROP_LB_PORTS : KB_DROP_LB_FLOWS;
 
-	error = bpf_map_update_elem(&kb_lb_flow, key, flow, BPF_NOEXIST);
+	error = bpf_map_update_elem(&LB_V(kb_lb_flow), key, &made->flow, BPF_NOEXIST);
 	if (!error)
 		return 0;
-	bpf_map_delete_elem(&kb_lb_rev, &reverse_key);
+	bpf_map_delete_elem(&LB_V(kb_lb_rev), &made->reverse_key);
 	return error == -EEXIST ? -EEXIST : KB_DROP_LB_FLOWS;
 }
 

@@ -11,10 +11,9 @@
 #include "ctx.h"
 #include "drop_reason.h"
 #include "lb_dev.h"
+#include "lb_family.h"
 #include "lb_types.h"
-#include "parse.h"
 
-#define LB_AF_INET 2 /* <sys/socket.h> has no BPF variant */
 #define LB_MAC_BYTES (2 * ETH_ALEN)
 
 /*
@@ -41,8 +40,8 @@ struct lb_hop {
 } __attribute__((aligned(8)));
 
 struct lb_route {
-	__be32 saddr;
-	__be32 daddr;
+	lb_addr saddr;
+	lb_addr daddr;
 	__u16 tot_len; /* of the IP packet that leaves, host order */
 	__u8 protocol;
 };
@@ -63,14 +62,14 @@ static __always_inline int lb_too_long(struct lb_hop *hop, __u32 mtu)
 /* Returns 0, LB_HOP_BY_TC or a drop reason. */
 static __noinline int lb_route(struct kb_ctx *ctx, const struct lb_route *route, struct lb_hop *hop)
 {
-	struct bpf_fib_lookup fib = { .family = LB_AF_INET };
+	struct bpf_fib_lookup fib = { .family = LB_AF };
 	int i;
 
 	fib.l4_protocol = route->protocol;
 	fib.tot_len = route->tot_len;
 	fib.ifindex = kb_ctx_ifindex(ctx);
-	fib.ipv4_src = route->saddr;
-	fib.ipv4_dst = route->daddr;
+	__builtin_memcpy(fib.ipv6_src, &route->saddr, sizeof(route->saddr)); /* a union with ipv4_src */
+	__builtin_memcpy(fib.ipv6_dst, &route->daddr, sizeof(route->daddr));
 	__builtin_memset(hop, 0, sizeof(*hop));
 
 	switch (bpf_fib_lookup(ctx, &fib, sizeof(fib), 0)) {
@@ -100,7 +99,7 @@ static __noinline int lb_route(struct kb_ctx *ctx, const struct lb_route *route,
 }
 
 /* Both as two words: member by member, 12 bytes would be 12 loads and 12 stores. */
-static __always_inline void lb_hop_of(const struct kb_lb_backend *backend, struct lb_hop *hop)
+static __always_inline void lb_hop_of(const struct LB_V(kb_lb_backend) *backend, struct lb_hop *hop)
 {
 	*(__u64 *)hop->macs = *(const __u64 *)backend->macs;
 	*(__u32 *)(hop->macs + 8) = *(const __u32 *)(backend->macs + 8);
@@ -137,7 +136,7 @@ static __always_inline void lb_write_macs(struct kb_ctx *ctx, void *frame, const
 }
 
 /* The hop that user space keeps in the backend, else a route lookup. Returns as lb_route(). */
-static __always_inline int lb_backend_hop(struct kb_ctx *ctx, const struct kb_lb_backend *backend,
+static __always_inline int lb_backend_hop(struct kb_ctx *ctx, const struct LB_V(kb_lb_backend) *backend,
 					  const struct lb_route *route, struct lb_hop *hop)
 {
 	if (!(backend->flags & LB_BE_NEXT_HOP))

@@ -10,6 +10,7 @@
 #include "lb_choose.h"
 #include "lb_flow_new.h"
 #include "lb_flow_touch.h"
+#include "lb_fragment.h"
 #include "lb_hop.h"
 #include "lb_reply.h"
 #include "lb_rewrite.h"
@@ -18,13 +19,13 @@
  * A SYN on a flow that is over, or whose backend left, starts a new flow. A datagram starts one when its
  * backend left: UDP has no end to wait for, and a client with one port would ask a dead backend for ever.
  */
-static __always_inline bool lb_starts_anew(const struct kb_lb_flow *flow, __u8 protocol, __u8 tcp_flags)
+static __always_inline bool lb_starts_anew(const struct LB_V(kb_lb_flow) *flow, __u8 protocol, __u8 tcp_flags)
 {
-	const struct kb_lb_backend *backend;
+	const struct LB_V(kb_lb_backend) *backend;
 
 	if (protocol == IPPROTO_TCP && !lb_is_syn(tcp_flags))
 		return false;
-	backend = lb_backend(flow->backend);
+	backend = LB_V(lb_backend)(flow->backend);
 	return flow->flags & (LB_FLOW_FIN | LB_FLOW_RST) || !backend || backend->flags & LB_BE_GONE;
 }
 
@@ -32,10 +33,10 @@ static __always_inline bool lb_starts_anew(const struct kb_lb_flow *flow, __u8 p
  * Whether the backend sees the client's own address. Not if the answer would then miss us: one that a pod gives
  * to itself, or to a neighbour on the bridge that the request came by.
  */
-static __always_inline bool lb_keeps_client(const struct kb_ctx *ctx, const struct kb_lb_backend *backend,
-					    __be32 client)
+static __always_inline bool lb_keeps_client(const struct kb_ctx *ctx, const struct LB_V(kb_lb_backend) *backend,
+					    const lb_addr *client)
 {
-	return backend->flags & LB_BE_LOCAL && backend->address != client &&
+	return backend->flags & LB_BE_LOCAL && !LB_V(lb_same)(&backend->address, client) &&
 	       backend->ifindex != kb_ctx_ifindex(ctx);
 }
 
@@ -44,7 +45,7 @@ static __always_inline int lb_forward(struct kb_ctx *ctx, const struct kb_packet
 				      const struct lb_tuple *to, const struct lb_hop *hop, int error)
 {
 	if (error == KB_DROP_LB_MTU)
-		return lb_drop_too_long(ctx, hop->mtu);
+		return lb_drop_too_long(hop->mtu);
 	if (error > 0)
 		return kb_drop(error);
 	if (lb_left_to_tc(error))
@@ -55,28 +56,27 @@ static __always_inline int lb_forward(struct kb_ctx *ctx, const struct kb_packet
 }
 
 /* No backend for packets: refused, unless there is one elsewhere, where the client may find it by trying again. */
-static __always_inline int lb_nobody(struct kb_ctx *ctx, const struct kb_lb_frontend *frontend, __u8 protocol)
+static __always_inline int lb_nobody(const struct kb_lb_frontend *frontend, __u8 protocol)
 {
 	if (frontend->flags & LB_FE_DROP_OUTSIDE)
 		return kb_drop(KB_DROP_LB_NOT_HERE);
 	if (!kb_ctx_has_offsets())
 		return KB_CONTINUE;
-	return lb_refuse(ctx, protocol);
+	return lb_refuse(protocol);
 }
 
 static __always_inline int lb_nat(struct kb_ctx *ctx, const struct kb_packet *packet, const struct kb_l4 *l4,
 				  const struct kb_lb_frontend *frontend, __u32 hash)
 {
-	struct kb_lb_flow_key key = {
-		.saddr = packet->ip->saddr,
-		.daddr = packet->ip->daddr,
+	struct LB_V(kb_lb_flow_key) key = {
+		.saddr = *lb_from(LB_IP(packet)),
+		.daddr = *lb_to(LB_IP(packet)),
 		.sport = l4->sport,
 		.dport = l4->dport,
 		.protocol = packet->protocol,
 	};
-	struct kb_lb_flow *flow = bpf_map_lookup_elem(&kb_lb_flow, &key);
-	struct kb_lb_flow made;
-	struct lb_choice choice;
+	struct LB_V(kb_lb_flow) *flow = bpf_map_lookup_elem(&LB_V(kb_lb_flow), &key);
+	struct LB_V(lb_choice) choice;
 	struct lb_route route;
 	struct lb_tuple to;
 	struct lb_hop hop;
@@ -88,36 +88,38 @@ static __always_inline int lb_nat(struct kb_ctx *ctx, const struct kb_packet *pa
 		flow = NULL;
 	}
 	if (!flow) {
-		lb_choose(frontend, key.saddr, hash, &choice);
+		lb_choose(frontend, &key.saddr, hash, &choice);
 		if (!choice.backend)
-			return lb_nobody(ctx, frontend, key.protocol);
-		keep_client = lb_keeps_client(ctx, choice.backend, key.saddr);
-		if (!keep_client && packet->ip->ttl <= 1)
+			return lb_nobody(frontend, key.protocol);
+		keep_client = lb_keeps_client(ctx, choice.backend, &key.saddr);
+		if (!keep_client && LB_TTL(LB_IP(packet)) <= 1)
 			return kb_drop(KB_DROP_LB_TTL);
-		error = lb_flow_create(&key, &choice, keep_client, hash, &made);
+		error = lb_flow_create(&key, &choice, keep_client, hash);
 		if (error > 0)
 			return kb_drop(error);
 		is_new = !error;
-		flow = error ? bpf_map_lookup_elem(&kb_lb_flow, &key) : &made;
+		flow = error ? bpf_map_lookup_elem(&LB_V(kb_lb_flow), &key) : lb_flow_made();
 		if (!flow)
 			return kb_drop(KB_DROP_LB_FLOWS);
 	} else {
 		lb_flow_touch(&flow->seen, &flow->flags, l4->tcp_flags, 0);
 	}
 	choice.id = flow->backend;
-	choice.backend = lb_backend(choice.id);
+	choice.backend = LB_V(lb_backend)(choice.id);
 	if (!choice.backend)
-		return lb_nobody(ctx, frontend, key.protocol);
+		return lb_nobody(frontend, key.protocol);
 
 	to.saddr = flow->nat_address;
 	to.daddr = choice.backend->address;
 	to.sport = flow->nat_port;
 	to.dport = choice.backend->port;
-	if (to.saddr == key.saddr) {
-		lb_count(choice.id, 1, packet->len, is_new);
+	if (LB_V(lb_same)(&to.saddr, &key.saddr)) {
+		LB_V(lb_count)(choice.id, 1, packet->len, is_new);
+		if (kb_is_fragment(packet))
+			lb_fragment_remember(ctx, packet, &to, choice.id, LB_FRAGMENT_UP);
 		return lb_rewrite(ctx, packet, &to, 0) ? KB_UP : kb_drop(KB_DROP_TRUNCATED);
 	}
-	if (packet->ip->ttl <= 1)
+	if (LB_TTL(LB_IP(packet)) <= 1)
 		return kb_drop(KB_DROP_LB_TTL);
 	route.saddr = to.saddr;
 	route.daddr = to.daddr;
@@ -125,7 +127,9 @@ static __always_inline int lb_nat(struct kb_ctx *ctx, const struct kb_packet *pa
 	route.protocol = key.protocol;
 	error = lb_backend_hop(ctx, choice.backend, &route, &hop);
 	if (error <= 0)
-		lb_count(choice.id, !lb_left_to_tc(error), lb_left_to_tc(error) ? 0 : packet->len, is_new);
+		LB_V(lb_count)(choice.id, !lb_left_to_tc(error), lb_left_to_tc(error) ? 0 : packet->len, is_new);
+	if (kb_is_fragment(packet))
+		lb_fragment_remember(ctx, packet, &to, choice.id, LB_FRAGMENT_FORWARD);
 	return lb_forward(ctx, packet, &to, &hop, error);
 }
 

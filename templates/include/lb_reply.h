@@ -8,19 +8,14 @@
 
 #include "ctx.h"
 #include "drop.h"
-#include "lb_csum.h"
+#include "lb_family.h"
 #include "lb_limit.h"
-#include "parse.h"
 
-#define LB_REPLY_TTL 64
-#define LB_ICMP_ECHO_REPLY 0
-#define LB_ICMP_UNREACHABLE 3
-#define LB_ICMP_ECHO 8
-#define LB_ICMP_TIME_EXCEEDED 11
-#define LB_ICMP_PARAMETER 12
-#define LB_ICMP_PORT_UNREACHABLE 3
-#define LB_ICMP_FRAG_NEEDED 4
-#define LB_L3_AT ((__u32)sizeof(struct ethhdr))
+#ifdef KB_LB_V6
+#include "lb_reply6.h"
+#else
+#include "lb_reply4.h"
+#endif
 
 struct lb_tcp {
 	__be16 sport;
@@ -34,16 +29,13 @@ struct lb_tcp {
 	__be16 urgent;
 };
 
-/* A packet that may be answered: IPv4 from one host to another, no broadcast. */
-static __always_inline bool lb_reply_to(struct kb_ctx *ctx, struct iphdr *ip)
+/* A packet that may be answered: to this host alone, from one host. */
+static __always_inline bool lb_reply_to(struct kb_ctx *ctx, lb_ip *ip)
 {
 	__u8 macs[2 * ETH_ALEN];
 
-	if (!kb_ctx_load(ctx, 0, macs, sizeof(macs)) || macs[0] & 1)
-		return false;
-	if (!kb_ctx_load(ctx, LB_L3_AT, ip, sizeof(*ip)))
-		return false;
-	return bpf_ntohl(ip->saddr) >> 24 && bpf_ntohl(ip->saddr) < 0xe0000000;
+	return kb_ctx_load(ctx, 0, macs, sizeof(macs)) && !(macs[0] & 1) &&
+	       kb_ctx_load(ctx, LB_L3_AT, ip, sizeof(*ip)) && lb_is_one_host(lb_from(ip));
 }
 
 /* Out again where it came in, to who sent it. */
@@ -58,24 +50,6 @@ static __always_inline int lb_turn_round(struct kb_ctx *ctx)
 	if (!kb_ctx_store(ctx, 0, back, sizeof(back)))
 		return KB_DROPPED;
 	return kb_ctx_send(ctx, kb_ctx_ifindex(ctx));
-}
-
-static __always_inline void lb_reply_header(struct iphdr *ip, const struct iphdr *to, __u16 len, __u8 protocol)
-{
-	__be32 *words = (__be32 *)ip;
-	lb_sum sum;
-
-	__builtin_memset(ip, 0, sizeof(*ip));
-	ip->version = 4;
-	ip->ihl = 5;
-	ip->tot_len = bpf_htons(len);
-	ip->frag_off = bpf_htons(0x4000); /* so that its id need not be unique (RFC 6864) */
-	ip->ttl = LB_REPLY_TTL;
-	ip->protocol = protocol;
-	ip->saddr = to->daddr;
-	ip->daddr = to->saddr;
-	sum = (lb_sum)words[0] + words[1] + words[2] + words[3] + words[4];
-	ip->check = ~lb_sum_fold(sum);
 }
 
 /*
@@ -98,23 +72,31 @@ static __always_inline bool lb_checksum_is_partial(struct kb_ctx *ctx, __u32 at)
 	return false;
 }
 
+/* Of a packet between the ends of `ip`, in whichever direction. */
+static __always_inline lb_sum lb_pseudo_sum(const lb_ip *ip, __u16 len, __u8 protocol)
+{
+	lb_sum sum = lb_sum_address(0, lb_from(ip));
+
+	return lb_sum_address(sum, lb_to(ip)) + bpf_htons(protocol) + bpf_htons(len);
+}
+
 /* Ends a connection: as RFC 9293, 3.10.7.1 answers a segment for no connection. */
 static __noinline int lb_reset(struct kb_ctx *ctx)
 {
-	union {
-		struct {
-			struct iphdr ip;
+	struct {
+		lb_ip ip;
+		union {
 			struct lb_tcp tcp;
+			__be32 words[5];
 		};
-		__be32 words[10];
 	} reply = {};
 	struct lb_tcp tcp;
-	struct iphdr ip;
 	__u32 payload;
 	lb_sum pseudo;
 	bool partial;
+	lb_ip ip;
 
-	if (!lb_may_reply() || !lb_reply_to(ctx, &ip) || ip.ihl != 5 ||
+	if (!lb_may_reply() || !lb_reply_to(ctx, &ip) || !lb_is_plain(&ip, IPPROTO_TCP) ||
 	    !kb_ctx_load(ctx, LB_L3_AT + sizeof(ip), &tcp, sizeof(tcp)) || tcp.flags & KB_TCP_RST)
 		return KB_DROPPED;
 	partial = lb_checksum_is_partial(ctx, LB_L3_AT + sizeof(ip) + 16);
@@ -126,15 +108,15 @@ static __noinline int lb_reset(struct kb_ctx *ctx)
 	if (tcp.flags & KB_TCP_ACK) {
 		reply.tcp.seq = tcp.ack;
 	} else {
-		payload = bpf_ntohs(ip.tot_len) - sizeof(ip) - (tcp.doff >> 4) * 4;
+		payload = lb_payload_len(&ip) - (tcp.doff >> 4) * 4;
 		payload += !!(tcp.flags & KB_TCP_SYN) + !!(tcp.flags & KB_TCP_FIN);
 		reply.tcp.ack = bpf_htonl(bpf_ntohl(tcp.seq) + payload);
 		reply.tcp.flags |= KB_TCP_ACK;
 	}
-	lb_reply_header(&reply.ip, &ip, sizeof(reply), IPPROTO_TCP);
-	pseudo = (lb_sum)ip.saddr + ip.daddr + bpf_htons(IPPROTO_TCP) + bpf_htons(sizeof(tcp));
+	lb_reply_header(&reply.ip, &ip, sizeof(tcp), IPPROTO_TCP);
+	pseudo = lb_pseudo_sum(&ip, sizeof(tcp), IPPROTO_TCP);
 	if (!partial)
-		pseudo += (lb_sum)reply.words[5] + reply.words[6] + reply.words[7] + reply.words[8];
+		pseudo += (lb_sum)reply.words[0] + reply.words[1] + reply.words[2] + reply.words[3];
 	reply.tcp.check = partial ? lb_sum_fold(pseudo) : ~lb_sum_fold(pseudo);
 	if (!kb_ctx_resize(ctx, LB_L3_AT + sizeof(reply)) || !kb_ctx_store(ctx, LB_L3_AT, &reply, sizeof(reply)))
 		return KB_DROPPED;
@@ -142,32 +124,33 @@ static __noinline int lb_reset(struct kb_ctx *ctx)
 }
 
 /*
- * An ICMP error (RFC 792) that quotes the packet's headers, which stay where they are: new ones are put in front.
- * `what` is type << 8 | code; `mtu` is 0 or that of the next hop.
+ * An ICMP error (RFC 792, RFC 4443) that quotes the packet's headers, which stay where they are: new ones are put
+ * in front. `what` is type << 8 | code; `mtu` is 0 or that of the next hop.
  */
 static __noinline int lb_icmp_error(struct kb_ctx *ctx, __u16 what, __u16 mtu)
 {
 	struct {
-		struct iphdr ip;
+		lb_ip ip;
 		__be16 what;
 		__u16 check;
 		__be16 unused;
-		__be16 mtu;
+		__be16 mtu; /* IPv6 has 32 bits for it */
 	} reply = {};
 	union {
 		__be32 words[5];
 		__u16 halves[10];
 	} l4 = {};
-	struct iphdr ip;
 	__u32 header, quoted, check;
+	struct lb_quoted quote;
 	lb_sum sum;
+	lb_ip ip;
 
-	if (!lb_may_reply() || !lb_reply_to(ctx, &ip))
+	if (!lb_may_reply() || !lb_reply_to(ctx, &ip) || !lb_quotable(&ip, &quote))
 		return KB_DROPPED;
 	/* The fields that senders look for, and the checksum field: a device must find it where it is to be. */
-	header = ip.ihl * 4;
-	quoted = ip.protocol == IPPROTO_TCP ? 20 : 8;
-	check = ip.protocol == IPPROTO_TCP ? 8 : 3;
+	header = quote.header;
+	quoted = quote.protocol == IPPROTO_TCP ? 20 : 8;
+	check = quote.protocol == IPPROTO_TCP ? 8 : 3;
 	if (!kb_ctx_resize(ctx, LB_L3_AT + header + quoted) ||
 	    !kb_ctx_load(ctx, LB_L3_AT + header, &l4, quoted))
 		return KB_DROPPED;
@@ -177,28 +160,47 @@ static __noinline int lb_icmp_error(struct kb_ctx *ctx, __u16 what, __u16 mtu)
 
 	reply.what = bpf_htons(what);
 	reply.mtu = bpf_htons(mtu);
-	sum += reply.what + reply.mtu; /* the quoted IP header, its checksum included, sums up to nothing */
+	sum += reply.what + reply.mtu + quote.sum;
+	sum += lb_icmp_pseudo_sum(&ip, sizeof(reply) - sizeof(ip) + header + quoted);
 	reply.check = ~lb_sum_fold(sum);
-	lb_reply_header(&reply.ip, &ip, sizeof(reply) + header + quoted, IPPROTO_ICMP);
+	lb_reply_header(&reply.ip, &ip, sizeof(reply) - sizeof(ip) + header + quoted, LB_ICMP);
 	if (!kb_ctx_grow(ctx, sizeof(reply)) || !kb_ctx_store(ctx, LB_L3_AT, &reply, sizeof(reply)))
 		return KB_DROPPED;
 	return lb_turn_round(ctx);
 }
 
+/*
+ * Verdicts that say what is to be sent back. Replies are made where nothing is on the stack any more, which is 512
+ * bytes for all functions that are under way.
+ */
+#define LB_REPLY_RESET 0x10000
+#define LB_REPLY_NO_PORT 0x20000
+#define LB_REPLY_TOO_LONG 0x30000 /* and the length that fits, in the lower 16 bits */
+#define LB_LATER_FRAGMENT 0x40000 /* nothing is sent back: as little room there is for it */
+
 /* The packet, not changed yet, is too long for the way: tells its sender how long it may be. */
-static __always_inline int lb_drop_too_long(struct kb_ctx *ctx, __u32 mtu)
+static __always_inline int lb_drop_too_long(__u32 mtu)
 {
 	kb_drop(KB_DROP_LB_MTU);
-	return lb_icmp_error(ctx, LB_ICMP_UNREACHABLE << 8 | LB_ICMP_FRAG_NEEDED, mtu);
+	return LB_REPLY_TOO_LONG | (__u16)mtu;
 }
 
 /* Nobody serves the frontend: tells the client at once. */
-static __always_inline int lb_refuse(struct kb_ctx *ctx, __u8 protocol)
+static __always_inline int lb_refuse(__u8 protocol)
 {
 	kb_drop(KB_DROP_LB_NO_BACKEND);
-	if (protocol == IPPROTO_TCP)
+	return protocol == IPPROTO_TCP ? LB_REPLY_RESET : LB_REPLY_NO_PORT;
+}
+
+/* The last step of each program. */
+static __always_inline int lb_reply(struct kb_ctx *ctx, int verdict)
+{
+	if (verdict < LB_REPLY_RESET)
+		return verdict;
+	if (verdict == LB_REPLY_RESET)
 		return lb_reset(ctx);
-	return lb_icmp_error(ctx, LB_ICMP_UNREACHABLE << 8 | LB_ICMP_PORT_UNREACHABLE, 0);
+	return verdict == LB_REPLY_NO_PORT ? lb_icmp_error(ctx, LB_ICMP_NO_PORT, 0) :
+					     lb_icmp_error(ctx, LB_ICMP_TOO_LONG, verdict);
 }
 
 #endif

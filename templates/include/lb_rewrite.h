@@ -1,40 +1,45 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-/* Rewrites addresses, ports and TTL of an IPv4 TCP or UDP packet and keeps its checksums right. */
+/* Rewrites addresses, ports and TTL of a TCP or UDP packet and keeps its checksums right. */
 #ifndef KB_LB_REWRITE_H
 #define KB_LB_REWRITE_H
 
 #include "ctx.h"
-#include "lb_csum.h"
-#include "parse.h"
+#include "lb_family.h"
 
 struct lb_tuple {
-	__be32 saddr;
-	__be32 daddr;
+	lb_addr saddr;
+	lb_addr daddr;
 	__be16 sport;
 	__be16 dport;
 };
 
-/* The part of an IPv4 header that a rewrite changes: its last 12 bytes. */
-struct lb_ip_tail {
-	__u8 ttl;
-	__u8 protocol;
-	__u16 check;
-	__be32 saddr;
-	__be32 daddr;
-};
-
-#define LB_IP_TAIL_AT 8
 #define LB_TCP_CHECK_AT 16
 #define LB_UDP_CHECK_AT 6
 
+#ifdef KB_LB_V6
+
+/* Gives a header other ends and takes `hops` off. Returns what that means to checksums over addresses. */
+static __always_inline lb_sum lb_readdress(lb_ip *ip, const struct lb_tuple *to, __u8 hops)
+{
+	lb_sum diff = lb_sum_readdress(0, lb_from(ip), &to->saddr);
+
+	diff = lb_sum_readdress(diff, lb_to(ip), &to->daddr);
+	__builtin_memcpy(&ip->saddr, &to->saddr, sizeof(to->saddr));
+	__builtin_memcpy(&ip->daddr, &to->daddr, sizeof(to->daddr));
+	ip->hop_limit -= hops;
+	return diff;
+}
+
+#else
+
 /* TTL and protocol share a checksum word. */
-static __always_inline __u16 lb_ttl_word(const struct lb_ip_tail *ip)
+static __always_inline __u16 lb_ttl_word(const lb_ip *ip)
 {
 	return bpf_htons(ip->ttl << 8 | ip->protocol);
 }
 
-/* Changes the header; returns what the change of addresses means to checksums over them. */
-static __always_inline lb_sum lb_rewrite_ip(struct lb_ip_tail *ip, const struct lb_tuple *to, __u8 hops)
+/* Gives a header other ends and takes `hops` off. Returns what that means to checksums over addresses. */
+static __always_inline lb_sum lb_readdress(lb_ip *ip, const struct lb_tuple *to, __u8 hops)
 {
 	__u16 word = lb_ttl_word(ip);
 	lb_sum diff = 0, ip_diff;
@@ -49,7 +54,20 @@ static __always_inline lb_sum lb_rewrite_ip(struct lb_ip_tail *ip, const struct 
 	return diff;
 }
 
+#endif
+
 #ifdef KB_TC
+
+/* `diff`: of addresses, which are in the pseudo header. Linux before 6.16 may not know that IPv6 has no checksum. */
+static __always_inline bool lb_csum_readdressed(struct kb_ctx *ctx, __u32 at, lb_sum diff, __u64 flags)
+{
+	__u16 folded = lb_sum_fold(diff);
+
+	flags |= BPF_F_PSEUDO_HDR;
+	if (LB_CSUM_FLAGS != 0 && !bpf_l4_csum_replace(ctx, at, 0, folded, flags | LB_CSUM_FLAGS))
+		return true;
+	return !bpf_l4_csum_replace(ctx, at, 0, folded, flags);
+}
 
 /*
  * By helpers, which know who is to make the checksum: where that is left to the device, it holds the sum of the
@@ -59,9 +77,8 @@ static __always_inline lb_sum lb_rewrite_ip(struct lb_ip_tail *ip, const struct 
 static __always_inline bool lb_rewrite(struct kb_ctx *ctx, const struct kb_packet *packet,
 				       const struct lb_tuple *to, __u8 hops)
 {
-	__u32 ip_at = (long)packet->ip - (long)packet->data + LB_IP_TAIL_AT;
 	__u32 l4_at = (long)packet->l4 - (long)packet->data;
-	struct lb_ip_tail ip = *(const struct lb_ip_tail *)((void *)packet->ip + LB_IP_TAIL_AT);
+	lb_ip ip = *LB_IP(packet);
 	const __be16 *from = packet->l4;
 	__be16 ports[2] = { to->sport, to->dport };
 	bool udp = packet->protocol == IPPROTO_UDP;
@@ -73,10 +90,10 @@ static __always_inline bool lb_rewrite(struct kb_ctx *ctx, const struct kb_packe
 		return false;
 	port_diff = lb_sum_replace16(port_diff, from[0], to->sport);
 	port_diff = lb_sum_replace16(port_diff, from[1], to->dport);
-	diff = lb_rewrite_ip(&ip, to, hops);
-	return !bpf_skb_store_bytes(ctx, ip_at, &ip, sizeof(ip), 0) &&
+	diff = lb_readdress(&ip, to, hops);
+	return !bpf_skb_store_bytes(ctx, LB_L3_AT, &ip, sizeof(ip), 0) &&
 	       !bpf_skb_store_bytes(ctx, l4_at, ports, sizeof(ports), BPF_F_INVALIDATE_HASH) &&
-	       !bpf_l4_csum_replace(ctx, check_at, 0, lb_sum_fold(diff), flags | BPF_F_PSEUDO_HDR) &&
+	       lb_csum_readdressed(ctx, check_at, diff, flags) &&
 	       !bpf_l4_csum_replace(ctx, check_at, 0, lb_sum_fold(port_diff), flags);
 }
 
@@ -90,7 +107,7 @@ static __always_inline bool lb_rewrite(struct kb_ctx *ctx, const struct kb_packe
 				       const struct lb_tuple *to, __u8 hops)
 {
 	__be16 *ports = packet->l4;
-	lb_sum diff = lb_rewrite_ip((void *)packet->ip + LB_IP_TAIL_AT, to, hops);
+	lb_sum diff = lb_readdress(LB_IP(packet), to, hops);
 
 	(void)ctx;
 	if (packet->protocol == IPPROTO_TCP) {

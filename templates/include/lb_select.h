@@ -80,6 +80,28 @@ static __always_inline void lb_count(__u32 backend, __u32 packets, __u32 bytes, 
 }
 
 #ifdef KB_LB_IPV6
+/* As lb_hash(): a multiplication for each 8 bytes of addresses, and one for the ports. */
+static __always_inline __u32 lb_hash6(const struct kb_lb_address6 *saddr, const struct kb_lb_address6 *daddr,
+				      __be16 sport, __be16 dport, __u64 seed)
+{
+	__u64 x = seed;
+	int i;
+
+	for (i = 0; i < 4; i += 2) {
+		x ^= (__u64)saddr->words[i] << 32 | saddr->words[i + 1];
+		x *= LB_HASH_K1;
+		x ^= x >> 32;
+	}
+	for (i = 0; i < 4; i += 2) {
+		x ^= (__u64)daddr->words[i] << 32 | daddr->words[i + 1];
+		x *= LB_HASH_K1;
+		x ^= x >> 32;
+	}
+	x ^= (__u64)sport << 16 | dport;
+	x *= LB_HASH_K2;
+	return x >> 32;
+}
+
 struct lb_choice6 {
 	struct kb_lb_backend6 *backend;
 	__u32 id;
@@ -107,6 +129,24 @@ static __always_inline void lb_select_in6(__u64 table, __u32 hash, struct lb_cho
 		return;
 	choice->id = row->backend[slot & (LB_ROW_SLOTS - 1)];
 	choice->backend = lb_backend6(choice->id);
+}
+
+/* For a packet from outside. */
+static __always_inline void lb_select6(const struct kb_lb_frontend *frontend, __u32 hash,
+				       struct lb_choice6 *choice)
+{
+	lb_select_in6(*(const volatile __u64 *)&frontend->base, hash, choice);
+}
+
+static __always_inline void lb_count6(__u32 backend, __u32 packets, __u32 bytes, __u32 connections)
+{
+	struct kb_lb_stat *stat = bpf_map_lookup_elem(&kb_lb_be_stat6, &backend);
+
+	if (!stat)
+		return;
+	stat->packets += packets; /* per CPU */
+	stat->bytes += bytes;
+	stat->connections += connections;
 }
 
 static __always_inline void lb_select_inside6(const struct kb_lb_frontend *frontend, __u32 hash,

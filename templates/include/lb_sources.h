@@ -5,22 +5,23 @@
 
 #include <stdbool.h>
 
+#include "lb_family.h"
 #include "lb_maps.h"
 
 #define LB_SOURCE_FRONTEND_BITS 32
 
 /* Not inline: few frontends have ranges, and the others' path stays short. */
-static __noinline bool lb_source_may(const struct kb_lb_frontend *frontend, __be32 client)
+static __noinline bool lb_source_may(const struct kb_lb_frontend *frontend, const lb_addr *client)
 {
-	struct kb_lb_source key = {
-		.prefixlen = LB_SOURCE_FRONTEND_BITS + 8 * sizeof(client),
-		.address = client,
+	struct LB_V(kb_lb_source) key = {
+		.prefixlen = LB_SOURCE_FRONTEND_BITS + 8 * sizeof(*client),
 	};
 
 	if (!frontend)
 		return false;
 	key.frontend = frontend->id;
-	return bpf_map_lookup_elem(&kb_lb_sources, &key);
+	key.address = *client;
+	return bpf_map_lookup_elem(&LB_V(kb_lb_sources), &key);
 }
 
 #endif

@@ -13,6 +13,7 @@
 #include <linux/ip.h>
 #include <linux/tcp.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
@@ -49,6 +50,7 @@ struct kb_udp {
 enum kb_parsed {
 	KB_PARSED = 0,
 	KB_PARSED_NOT_IPV4, /* ARP, IPv6, LLC, ...: not ours */
+	KB_PARSED_NOT_IPV6,
 	KB_PARSED_TRUNCATED,
 	KB_PARSED_MALFORMED,
 	KB_PARSED_VLAN_DEPTH,
@@ -62,12 +64,16 @@ struct kb_vlan_tag {
 struct kb_packet {
 	void *data;
 	void *data_end;
-	struct iphdr *ip;
+	union {
+		struct iphdr *ip;
+		struct ipv6hdr *ip6; /* see parse_ipv6.h */
+	};
 	void *l4; /* behind the IP options */
 	__u32 l4_len; /* bytes of L4 that the IP total length promises; not checked against the frame */
 	__u32 len; /* of the IP packet, as its header says */
 	__u16 frag; /* iphdr.frag_off in host order */
 	__u8 protocol;
+	__u16 fragment_at; /* IPv6: of the fragment header, from the start of the packet; 0 without one */
 };
 
 struct kb_l4 {
@@ -83,6 +89,51 @@ static __always_inline bool kb_is_vlan(__be16 proto)
 	return proto == bpf_htons(ETH_P_8021Q) || proto == bpf_htons(ETH_P_8021AD);
 }
 
+/* Reads the IPv4 header at `l3` and checks its lengths. */
+static __always_inline enum kb_parsed kb_parse_ipv4_at(void *data, void *l3, void *data_end, struct kb_packet *packet)
+{
+	struct iphdr *ip = l3;
+	__u32 header, total;
+
+	if ((void *)(ip + 1) > data_end)
+		return KB_PARSED_TRUNCATED;
+	header = ip->ihl * 4;
+	total = bpf_ntohs(ip->tot_len);
+	if (ip->version != 4 || header < sizeof(*ip) || total < header)
+		return KB_PARSED_MALFORMED;
+
+	packet->data = data;
+	packet->data_end = data_end;
+	packet->ip = ip;
+	packet->l4 = l3 + header;
+	packet->l4_len = total - header;
+	packet->len = total;
+	packet->protocol = ip->protocol;
+	packet->frag = bpf_ntohs(ip->frag_off);
+	packet->fragment_at = 0;
+	return KB_PARSED;
+}
+
+/* By its place: members of a packed struct are loaded byte by byte. */
+static __always_inline __be16 kb_eth_proto(const struct ethhdr *eth)
+{
+	return *(const __be16 *)((const void *)eth + offsetof(struct ethhdr, h_proto));
+}
+
+/* Finds the IPv4 header of a frame without VLAN tags; others are not ours. */
+static __always_inline enum kb_parsed kb_parse_untagged_ipv4(const struct kb_ctx *ctx, struct kb_packet *packet)
+{
+	void *data = (void *)(long)ctx->data;
+	void *data_end = (void *)(long)ctx->data_end;
+	struct ethhdr *eth = data;
+
+	if ((void *)(eth + 1) > data_end)
+		return KB_PARSED_TRUNCATED;
+	if (kb_eth_proto(eth) != bpf_htons(ETH_P_IP))
+		return KB_PARSED_NOT_IPV4;
+	return kb_parse_ipv4_at(data, eth + 1, data_end, packet);
+}
+
 /* Finds the IPv4 header behind up to KB_MAX_VLAN_TAGS tags and checks its lengths. */
 static __always_inline enum kb_parsed kb_parse_ipv4(const struct kb_ctx *ctx, struct kb_packet *packet)
 {
@@ -90,8 +141,6 @@ static __always_inline enum kb_parsed kb_parse_ipv4(const struct kb_ctx *ctx, st
 	void *data_end = (void *)(long)ctx->data_end;
 	struct ethhdr *eth = data;
 	void *l3 = eth + 1;
-	struct iphdr *ip;
-	__u32 header, total;
 	__be16 proto;
 	int i;
 
@@ -112,24 +161,7 @@ static __always_inline enum kb_parsed kb_parse_ipv4(const struct kb_ctx *ctx, st
 	}
 	if (proto != bpf_htons(ETH_P_IP))
 		return kb_is_vlan(proto) ? KB_PARSED_VLAN_DEPTH : KB_PARSED_NOT_IPV4;
-
-	ip = l3;
-	if ((void *)(ip + 1) > data_end)
-		return KB_PARSED_TRUNCATED;
-	header = ip->ihl * 4;
-	total = bpf_ntohs(ip->tot_len);
-	if (ip->version != 4 || header < sizeof(*ip) || total < header)
-		return KB_PARSED_MALFORMED;
-
-	packet->data = data;
-	packet->data_end = data_end;
-	packet->ip = ip;
-	packet->l4 = l3 + header;
-	packet->l4_len = total - header;
-	packet->len = total;
-	packet->protocol = ip->protocol;
-	packet->frag = bpf_ntohs(ip->frag_off);
-	return KB_PARSED;
+	return kb_parse_ipv4_at(data, l3, data_end, packet);
 }
 
 /* Any fragment: the first one (which has ports) or a later one. */

@@ -56,6 +56,21 @@ def replaced(check: int, before: bytes, after: bytes) -> int:
     return ~ones_sum(total.to_bytes(4)) & 0xFFFF
 
 
+def datagram_of(packet: Ipv4) -> tuple[object, ...]:
+    """What fragments of one datagram have in common."""
+    return packet.source, packet.target, packet.identification, packet.protocol
+
+
+def readdressed(frame: bytes, source: bytes, target: bytes) -> bytes:
+    """The frame between other hosts and by the balancer's next hop, its transport header as it was."""
+    made = bytearray(MACS + frame[12:])
+    made[22] -= 1
+    made[26:34] = source + target
+    before, after = frame[22:24] + frame[26:34], bytes(made[22:24] + made[26:34])
+    made[24:26] = replaced(int.from_bytes(frame[24:26]), before, after).to_bytes(2)
+    return bytes(made)
+
+
 def turned_round(frame: bytes, protocol: int, payload: bytes) -> bytes:
     """A packet back to who sent the frame, from where it was to go."""
     head = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(payload), 0, 0x4000, 64, protocol, 0)
@@ -75,6 +90,8 @@ class Model:
     mtu: int
     flows: dict[Flow, tuple[bytes, int]] = field(default_factory=dict)
     used: set[tuple[bytes, int, int]] = field(default_factory=set)
+    parts: dict[tuple[object, ...], tuple[bool, bytes]] = field(default_factory=dict)
+    """Of datagrams in fragments: whether by DSR, and to which backend; b"" until one was seen to go there."""
 
     def check(self, frame: bytes, verdict: int, out: bytes) -> bool:
         packet = read(frame)
@@ -85,7 +102,10 @@ class Model:
             echo = not (packet.more or packet.offset) and packet.l4_has >= 8 and frame[packet.l4] == 8
             return self._echo(frame, packet, verdict, out) if echo and packet.target in VIPS else unchanged
         if packet.offset:
-            return verdict == self.hook.dropped if packet.target in VIPS else unchanged
+            known = self.parts.get(datagram_of(packet))
+            if known is None:
+                return verdict == self.hook.dropped if packet.target in VIPS else unchanged
+            return self._later(frame, packet, known, verdict, out)
         if packet.l4_has < (20 if packet.protocol == TCP else 8):
             return unchanged
         key = packet.target, int.from_bytes(frame[packet.l4 + 2 : packet.l4 + 4]), packet.protocol
@@ -97,20 +117,34 @@ class Model:
         self, key: tuple[int, int, int], frame: bytes, packet: Ipv4, verdict: int, out: bytes
     ) -> bool:
         sport, dport = struct.unpack_from(">HH", frame, packet.l4)
-        if packet.more:
-            return verdict == self.hook.dropped
         if key == EMPTY:
             return self._reset(frame, packet, verdict, out)
+        if packet.more and (key in DSR or packet.ttl > 1):
+            fits = packet.total + 20 * (key in DSR) <= self.mtu
+            self.parts[datagram_of(packet)] = key in DSR, out[30:34] if fits else b""
         if key in DSR:
             if packet.total + 20 > self.mtu:
                 return self._too_long(frame, packet, self.mtu - 20, verdict, out)
-            return self._dsr(frame, packet.total + 20, verdict, out)
+            return self._dsr(frame, packet, verdict, out)
         if packet.ttl <= 1:
             return verdict == self.hook.dropped
         flow = packet.source, packet.target, sport, dport, packet.protocol
         if packet.total > self.mtu:
             return self._too_long(frame, packet, self.mtu, verdict, out)
         return verdict == self.hook.sent and self._snat(frame, packet.l4, flow, out)
+
+    def _later(self, frame: bytes, packet: Ipv4, known: tuple[bool, bytes], verdict: int, out: bytes) -> bool:
+        dsr, backend = known
+        if not dsr and packet.ttl <= 1:
+            return verdict == self.hook.dropped
+        if packet.total + 20 * dsr > self.mtu:
+            left = verdict == CONTINUE and out == frame
+            return left if self.hook is XDP else verdict == self.hook.dropped
+        if backend not in (b"", out[30:34]):
+            return False
+        if dsr:
+            return self._dsr(frame, packet, verdict, out)
+        return verdict == self.hook.sent and out == readdressed(frame, parse_address(NODE), out[30:34])
 
     def _replied(self, verdict: int, out: bytes, reply: bytes) -> bool:
         return verdict == self.hook.dropped or (verdict == self.hook.sent and out == reply)
@@ -148,7 +182,8 @@ class Model:
         head = head[:16] + checksum(pseudo + head).to_bytes(2) + head[18:]
         return self._replied(verdict, out, turned_round(frame, 6, head))
 
-    def _dsr(self, frame: bytes, total: int, verdict: int, out: bytes) -> bool:
+    def _dsr(self, frame: bytes, packet: Ipv4, verdict: int, out: bytes) -> bool:
+        total = packet.total + 20
         if verdict != self.hook.sent or out[30:34] not in DSR_BACKENDS:
             return False
         head = struct.pack(">BBHHHBBH4s", 0x45, frame[15], total, 0, 0x4000, 64, 4, 0, parse_address(NODE))
@@ -175,11 +210,7 @@ class Model:
 
         source = parse_address(NODE)
         ports = struct.pack(">HH", port, 8080)
-        made = bytearray(MACS + frame[12:])
-        made[22] -= 1
-        made[26:34] = source + target
-        before, after = frame[22:24] + frame[26:34], bytes(made[22:24] + made[26:34])
-        made[24:26] = replaced(int.from_bytes(frame[24:26]), before, after).to_bytes(2)
+        made = bytearray(readdressed(frame, source, target))
         made[l4 : l4 + 4] = ports
         at = l4 + (16 if protocol == TCP else 6)
         check = int.from_bytes(frame[at : at + 2])
@@ -200,6 +231,8 @@ def lb(request: pytest.FixtureRequest) -> Iterator[Balancer]:
 @given(mtu=st.integers(60, 120), seed=st.integers(0, 1 << 32))
 def test_every_frame_leaves_as_the_model_says(lb: Balancer, mtu: int, seed: int) -> None:
     lb.collect(after_seconds=10_000)
+    for datagram in list(lb.maps["kb_lb_frags"].keys()):
+        lb.maps["kb_lb_frags"].delete(datagram)
     snat = [f"10.0.0.1{i}:8080" for i in range(3)]
     lb.serve(
         frontend(*snat, port=80),

@@ -116,11 +116,3 @@ def test_a_truncated_packet_goes_on_untouched(lb: Balancer) -> None:
     for cut in (34, 37, 53) if lb.hook is TC else (15, 33, 34, 37, 53):  # a test run of tc takes no less
         run = lb.send(whole[:cut])
         assert (run.retval, run.data) == (CONTINUE, whole[:cut])
-
-
-@pytest.mark.parametrize("fields", [{"flags": "MF", "frag": 0}, {"frag": 100}], ids=["first", "later"])
-def test_fragments_for_a_frontend_are_dropped_and_counted(lb: Balancer, fields: dict[str, object]) -> None:
-    before = lb.drops().get("lb_fragment", 0)
-    packet = ETHER / IP(src=CLIENT, dst=VIP, **fields) / UDP(dport=53) / Raw(bytes(64))
-    assert lb.send(packet).retval == lb.hook.dropped
-    assert lb.drops()["lb_fragment"] == before + 1

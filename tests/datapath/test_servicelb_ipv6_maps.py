@@ -139,11 +139,13 @@ def test_flows_are_collected_and_keep_their_backend_until_then(lb: Balancer) -> 
     assert is_empty(lb.maps["kb_lb_rev6"])
 
 
-def test_snat_over_ipv6_needs_an_ipv6_address(lb: Balancer) -> None:
-    with pytest.raises(LbModelError, match="this node has none of IPv6") as refused:
-        lb.serve(WEB6, config=CONFIG)
-    assert "ServiceLB/six" in refused.value.where
+def test_without_an_ipv6_address_what_needs_one_is_reported_and_all_else_is_served(lb: Balancer) -> None:
+    report = lb.serve(WEB4, WEB6, config=CONFIG)
+    ((key, owner, why),) = ((each.key, each.owner, each.why) for each in report.unserved)
+    assert (key, owner) == (WEB6.key, WEB6.owner)
+    assert "this node has none of IPv6" in why
     assert dict(lb.maps["kb_lb_fe6"].items()) == {}
+    assert WEB4.key in lb.state.served
 
 
 def test_ipv6_without_maps_for_it_is_refused_and_writes_no_frontend(lb: Balancer) -> None:

@@ -19,7 +19,7 @@ from kubebee.lb.layout import FrontendValue, pack_key, u32
 from kubebee.lb.model import Forwarding, Frontend, FrontendKey, LbConfig, LbModelError, Protocol, merge
 from kubebee.lb.sync import LbState, SyncReport
 from kubebee.loader.data import LbData
-from kubebee.planner.plan import Bundle, LbUnit, Toolchain
+from kubebee.planner.plan import Bundle, LbUnit, PacketCode, Toolchain
 from support.servicelb import CLIENT, CONFIG, CONTINUE, ETHER, TX, VIP, Balancer, balancer, frontend
 
 pytestmark = pytest.mark.root
@@ -237,7 +237,7 @@ def test_tables_are_swapped_whole_under_load(lb: Balancer) -> None:
 def unit_of(*frontends: Frontend) -> LbUnit:
     """What the planner makes of these, as far as data goes."""
     code = Bundle(Toolchain.CLANG, "", "")
-    return LbUnit((), code, code, None, "", (), merge(frontends), CONFIG, {}, Features())
+    return LbUnit((), (PacketCode(code, code),), None, "", (), merge(frontends), CONFIG, {}, Features())
 
 
 def test_after_a_map_refused_a_write_the_next_pass_writes_what_is_missing() -> None:

@@ -69,12 +69,12 @@ ETHER = Ether(src=CLIENT_MAC, dst=NODE_MAC)
 SENT = Ether(src=NODE_MAC, dst=ROUTER_MAC)
 ALL = Features(dsr=True, ipv6=True, affinity=True)
 
-_ENTRY = 'SEC("xdp")\nint kb_servicelb('
+_ENTRY = 'SEC("xdp")\nint LB_V(kb_servicelb)('
 _LAST_STAGE = """
 SEC("xdp")
 int last_stage(struct xdp_md *ctx)
 {
-	int verdict = kb_servicelb(ctx);
+	int verdict = LB_V(kb_servicelb)(ctx);
 
 	return verdict == KB_CONTINUE ? XDP_PASS : verdict;
 }
@@ -82,19 +82,19 @@ int last_stage(struct xdp_md *ctx)
 
 
 @functools.cache
-def elf(last_stage: bool = False) -> bytes:
+def elf(last_stage: bool = False, six: bool = False) -> bytes:
     """Render and compile the stage; as the `last_stage` of a chain what goes on goes to the kernel."""
-    source = render_builtin("servicelb", ALL.context() | {"tc": False})
-    assert _ENTRY in source
+    source = render_builtin("servicelb", ALL.context() | {"tc": False, "six": six})
     if last_stage:
-        source = source.replace(_ENTRY, "__noinline int kb_servicelb(") + _LAST_STAGE
+        assert _ENTRY in source
+        source = source.replace(_ENTRY, "__noinline int LB_V(kb_servicelb)(") + _LAST_STAGE
     return compile_c(source)
 
 
 @functools.cache
-def tc_elf() -> bytes:
+def tc_elf(six: bool = False) -> bytes:
     """Render and compile the programs of tc."""
-    return compile_c(render_builtin("servicelb", ALL.context() | {"tc": True}))
+    return compile_c(render_builtin("servicelb", ALL.context() | {"tc": True, "six": six}))
 
 
 def frontend(
@@ -176,8 +176,12 @@ class Balancer:
         return str(Ether(self.send(packet).data)[IP].dst)
 
     def flows(self) -> tuple[int, int]:
-        """Entries of the two flow maps."""
-        return len(list(self.maps["kb_lb_flow"].keys())), len(list(self.maps["kb_lb_rev"].keys()))
+        """Entries of the two flow maps, of both families."""
+        counts = (
+            sum(len(list(self.maps[name + family.suffix].keys())) for family in FAMILIES)
+            for name in ("kb_lb_flow", "kb_lb_rev")
+        )
+        return next(counts), next(counts)
 
     def drops(self) -> dict[str, int]:
         """Packets by drop reason, zeroes left out."""
@@ -190,21 +194,25 @@ SMALL = {name + family.suffix: entries for family in FAMILIES for name, entries 
 
 
 @contextmanager
-def balancer(hook: Hook = XDP, *, last_stage: bool = False, **max_entries: int) -> Iterator[Balancer]:
-    """Load all programs over one set of maps.
+def balancer(
+    hook: Hook = XDP, *, last_stage: bool = False, six: bool = False, **max_entries: int
+) -> Iterator[Balancer]:
+    """Load all programs of a family over one set of maps.
 
     Args:
         hook: where packets come in.
         last_stage: of XDP the stage and the end of a chain.
+        six: IPv6.
         max_entries: sizes of maps, by name.
     """
+    suffix = "6" * six
     with ExitStack() as stack:
-        xdp = stack.enter_context(BpfObject.open(elf(last_stage), "servicelb"))
+        xdp = stack.enter_context(BpfObject.open(elf(last_stage, six), "servicelb"))
         for name, count in (SMALL | max_entries).items():
             xdp.maps[name].set_max_entries(count)
         xdp.load()
         maps = {name: stack.enter_context(item.duplicate()) for name, item in xdp.maps.items()}
-        tc = stack.enter_context(BpfObject.open(tc_elf(), "servicelb_tc"))
+        tc = stack.enter_context(BpfObject.open(tc_elf(six), "servicelb_tc"))
         for name, item in tc.maps.items():
             if name in maps and not name.startswith("."):
                 item.reuse_fd(maps[name].fd)
@@ -212,9 +220,9 @@ def balancer(hook: Hook = XDP, *, last_stage: bool = False, **max_entries: int) 
         stage, ingress, egress = (
             stack.enter_context(each.duplicate())
             for each in (
-                xdp.programs["last_stage" if last_stage else "kb_servicelb"],
-                tc.programs["kb_lb_ingress"],
-                tc.programs["kb_lb_egress"],
+                xdp.programs["last_stage" if last_stage else f"kb_servicelb{suffix}"],
+                tc.programs[f"kb_lb_ingress{suffix}"],
+                tc.programs[f"kb_lb_egress{suffix}"],
             )
         )
         yield Balancer(stage if hook is XDP else ingress, maps, hook, ingress, egress)

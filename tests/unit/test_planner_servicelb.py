@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 
 from kubebee.api.parse import parse_resource
 from kubebee.api.v1alpha1.servicelb import ServiceLB
-from kubebee.errors import KubebeeError, NotImplementedYetError
+from kubebee.errors import KubebeeError
 from kubebee.lb.features import Features
 from kubebee.lb.model import parse_address
-from kubebee.planner import frontends
 from kubebee.planner.declared import Declared
 from kubebee.planner.frontends import Balanced
 from kubebee.planner.plan import ResourceKey
@@ -23,8 +22,8 @@ from kubebee.planner.servicelb import Merged, Served, unit
 class Text:
     """Sources that say what they were asked for."""
 
-    def servicelb(self, features: Features, tc: bool) -> str:
-        return f"servicelb {features} {tc}"
+    def servicelb(self, features: Features, tc: bool, six: bool) -> str:
+        return f"servicelb {features} {tc} {six}"
 
     def socketlb(self, features: Features) -> str:
         return f"socketlb {features}"
@@ -153,23 +152,6 @@ def six(*backends: str, address: str = "2001:db8::10", **spec: Any) -> ServiceLB
     return resource
 
 
-@pytest.mark.parametrize(
-    "resource",
-    [six("2001:db8:1::1"), six("10.0.0.1", address="192.0.2.1", snat={"addresses": ["2001:db8::1"]})],
-    ids=["frontend", "SNAT address"],
-)
-def test_ipv6_is_refused_until_there_is_code_for_it(resource: ServiceLB) -> None:
-    with pytest.raises(KubebeeError, match="IPv4 only") as refused:
-        Balanced.of(resource)
-    assert refused.value.reason == NotImplementedYetError.reason
-
-
-@pytest.fixture
-def with_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(frontends, "SERVES_IPV6", True)
-
-
-@pytest.mark.usefixtures("with_ipv6")
 def test_an_ipv6_frontend_brings_its_maps_and_code() -> None:
     resource = six("2001:db8:1::1", "2001:db8:1::2", snat={"addresses": ["10.0.0.9", "2001:db8::9"]})
     balanced = Balanced.of(resource)
@@ -182,11 +164,11 @@ def test_an_ipv6_frontend_brings_its_maps_and_code() -> None:
     declared = Declared(ResourceKey("ServiceLB", "six"), resource, 1, "2026-01-01T00:00:00Z", balanced)
     planned = unit([(Served(declared, resource.spec, balanced), None)], Text(), {}.__setitem__).unit
     assert planned is not None
-    assert "ipv6=True" in planned.xdp.source
+    assert [code.suffix for code in planned.packets] == ["", "6"]
+    assert "ipv6=True" in planned.packets[0].xdp.source
     assert {"kb_lb_fe", "kb_lb_fe6", "kb_lb_sources6"} <= planned.map_sizes.keys()
 
 
-@pytest.mark.usefixtures("with_ipv6")
 @pytest.mark.parametrize(
     ("resource", "says"),
     [
@@ -207,5 +189,6 @@ def test_mixed_families_are_refused_by_name(resource: ServiceLB, says: str) -> N
 def test_without_ipv6_there_are_neither_its_maps_nor_its_code() -> None:
     planned = unit([(served("a", ((1, 1),)), None)], Text(), {}.__setitem__).unit
     assert planned is not None
-    assert "ipv6=False" in planned.xdp.source
+    assert [code.suffix for code in planned.packets] == [""]
+    assert "ipv6=False" in planned.packets[0].xdp.source
     assert not any(name.endswith("6") for name in planned.map_sizes)

@@ -346,6 +346,8 @@ def flow_keys(keys: bytes, address_bytes: int) -> Iterator[tuple[bytes, bytes, i
 
 def flow_hash(saddr: bytes, daddr: bytes, sport: int, dport: int, seed: int) -> int:
     """Return lb_hash() of lb_select.h, a 32-bit number, for a packet's fields."""
+    if len(saddr) > 4:
+        return _flow_hash6(saddr, daddr, sport, dport, seed)
     wire = struct.pack(">4s4sHH", saddr, daddr, sport, dport)
     words: tuple[int, int, int, int] = struct.unpack("=IIHH", wire)
     source, destination, sport, dport = words
@@ -353,3 +355,15 @@ def flow_hash(saddr: bytes, daddr: bytes, sport: int, dport: int, seed: int) -> 
     x ^= x >> 32
     x ^= sport << 16 | dport
     return (x * 0xFF51AFD7ED558CCD & (1 << 64) - 1) >> 32
+
+
+def _flow_hash6(saddr: bytes, daddr: bytes, sport: int, dport: int, seed: int) -> int:
+    """lb_hash6()."""
+    x, mask = seed, (1 << 64) - 1
+    words = struct.unpack("=8I", saddr + daddr)
+    for high, low in zip(words[::2], words[1::2], strict=True):
+        x = (x ^ (high << 32 | low)) * 0x9E3779B97F4A7C15 & mask
+        x ^= x >> 32
+    sport, dport = struct.unpack("=HH", struct.pack(">HH", sport, dport))
+    x ^= sport << 16 | dport
+    return (x * 0xFF51AFD7ED558CCD & mask) >> 32

@@ -73,16 +73,21 @@ class LbState:
         to have `ahead` is told before they are written.
 
         Raises:
-            LbModelError: SNAT is wanted and `config` has no address for it, or IPv6 and there are no maps for
-                it; no frontend was written.
+            LbModelError: SNAT is wanted and `config` has no IPv4 address for it, or IPv6 and there are no
+                maps for it; no frontend was written. Without an IPv6 address those of IPv6 are reported.
             BpfError: a map refused a write. What the maps show is whole; adopt() them anew.
         """
         parts = dict(self._split(desired))
+        left_out: list[Unserved] = []
         for family, part in parts.items():
             if not (config.snat_address if family is IPV4 else config.snat_address6):
-                _refuse_snat(part.values(), family)
+                if family is IPV4:
+                    _refuse_snat(part.values(), family)
+                parts[family], unserved = _without_snat(part, family)
+                left_out += unserved
         self._write_config(maps[CONFIG_MAP], config)
         reports = [self.families[family].apply(maps, part, ahead) for family, part in parts.items()]
+        reports.append(SyncReport(unserved=tuple(left_out)))
         return reduce(SyncReport.plus, reports)
 
     def _split(
@@ -141,9 +146,24 @@ def _config_of(maps: Mapping[str, Map]) -> bytes:
     return maps[CONFIG_MAP].lookup(layout.u32(0)) or b""
 
 
+def _needs_snat(frontend: Frontend) -> bool:
+    return frontend.forwarding is Forwarding.SNAT and bool(frontend.backends) and not frontend.sockets_only
+
+
+def _without_snat(
+    frontends: Mapping[FrontendKey, Frontend], family: Family
+) -> tuple[Mapping[FrontendKey, Frontend], list[Unserved]]:
+    """Those that do without a source address of the node, and those that do not."""
+    why = f"SNAT needs a source address and this node has none of {family}"
+    unserved = [Unserved(key, each.owner, why) for key, each in frontends.items() if _needs_snat(each)]
+    if not unserved:
+        return frontends, unserved
+    return {key: each for key, each in frontends.items() if not _needs_snat(each)}, unserved
+
+
 def _refuse_snat(frontends: Iterable[Frontend], family: Family) -> None:
     for frontend in frontends:
-        if frontend.forwarding is Forwarding.SNAT and frontend.backends and not frontend.sockets_only:
+        if _needs_snat(frontend):
             raise LbModelError(
                 f"SNAT needs a source address and this node has none of {family}",
                 reason="NoSnatAddress",

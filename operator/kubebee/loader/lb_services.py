@@ -7,12 +7,10 @@ from dataclasses import replace
 from typing import Protocol
 
 from kubebee.errors import KubebeeError
-from kubebee.lb.family import IPV6, family_of
 from kubebee.lb.model import Frontend, FrontendKey
 from kubebee.lb.services.frontends import HealthCheck
 from kubebee.lb.services.table import ServiceTable
 from kubebee.loader.failures import describe
-from kubebee.planner.frontends import SERVES_IPV6
 from kubebee.planner.plan import LbUnit
 from kubebee.planner.report import Failure, Stage
 
@@ -67,8 +65,6 @@ class LbServices:
         if lb.services is None or not self._source.table.synced:
             return lb
         found = self._source.table.frontends
-        if not SERVES_IPV6 and self._source.table.shape.needs.ipv6.frontends:
-            found = {key: each for key, each in found.items() if family_of(key.address) is not IPV6}
         return replace(lb, frontends=found | self._explicit)
 
     def health_checks(self, lb: LbUnit) -> list[HealthCheck]:

@@ -14,6 +14,7 @@ from enum import IntEnum
 from kubebee.api.v1alpha1.attach import (
     CgroupSockAddrAttach,
     CgroupSockAttach,
+    Direction,
     SockAddrHook,
     SockHook,
     TcAttach,
@@ -79,27 +80,32 @@ def units_of(plan: NodePlan) -> list[Unit]:
         units.append(Unit(policy.key, _generation(policy), Rank.POLICY, (CodeObject(policy.xdp, functions),)))
     if plan.lb is not None:
         lb = plan.lb
-        objects = [CodeObject(lb.xdp, tuple(_lb_stages(lb))), CodeObject(lb.tc, tuple(_lb_filters(lb)))]
+        objects: list[CodeObject] = []
+        for code in lb.packets:
+            objects.append(CodeObject(code.xdp, tuple(_lb_stages(lb, code.suffix))))
+            objects.append(CodeObject(code.tc, tuple(_lb_filters(lb, code.suffix))))
         if lb.socket is not None:
             objects.append(CodeObject(lb.socket, _at_sockets(lb)))
         units.append(Unit(lb.key, _generation(lb), Rank.LB, tuple(objects), lb.map_sizes))
     return units
 
 
-def _lb_stages(lb: LbUnit) -> Iterator[FunctionPlan]:
+def _lb_stages(lb: LbUnit, suffix: str) -> Iterator[FunctionPlan]:
     """The balancer at XDP; where it may be anything, tc is enough."""
     for one, mode in lb.interfaces:
         if mode == "TC" or mode == "Off":
             continue
-        yield FunctionPlan("kb_servicelb", XdpAttach(interfaces=one, mode=mode), optional=mode == "Auto")
+        attach = XdpAttach(interfaces=one, mode=mode)
+        yield FunctionPlan(f"kb_servicelb{suffix}", attach, optional=mode == "Auto")
 
 
-def _lb_filters(lb: LbUnit) -> Iterator[FunctionPlan]:
+def _lb_filters(lb: LbUnit, suffix: str) -> Iterator[FunctionPlan]:
     """The balancer at tc: the first to see what comes in, the last to see what goes out."""
     for one, mode in lb.interfaces:
         if mode != "Off":
-            yield FunctionPlan("kb_lb_ingress", TcAttach(interfaces=one, direction="Ingress"), _TC_FIRST)
-            yield FunctionPlan("kb_lb_egress", TcAttach(interfaces=one, direction="Egress"), _TC_LAST)
+            come, leave = (TcAttach(interfaces=one, direction=side) for side in _SIDES)
+            yield FunctionPlan(f"kb_lb_ingress{suffix}", come, _TC_FIRST)
+            yield FunctionPlan(f"kb_lb_egress{suffix}", leave, _TC_LAST)
 
 
 def _on_interfaces(
@@ -123,6 +129,7 @@ def _generation(unit: LbUnit | PolicyUnit) -> int:
     return sum(generation for _, generation in unit.owners)
 
 
+_SIDES: tuple[Direction, Direction] = ("Ingress", "Egress")
 _TC_FIRST, _TC_LAST = -1, 1 << 16
 """Before and after all priorities that users can give."""
 

@@ -24,7 +24,7 @@ Chosen = Callable[[Labels], tuple[str, ...]]
 class _NoText:
     """Whether two load balancers get on is told without their C."""
 
-    def servicelb(self, features: Features, tc: bool) -> str:  # noqa: ARG002
+    def servicelb(self, features: Features, tc: bool, six: bool) -> str:  # noqa: ARG002
         return ""
 
     def socketlb(self, features: Features) -> str:  # noqa: ARG002

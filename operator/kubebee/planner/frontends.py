@@ -20,9 +20,6 @@ from kubebee.lb.model import (
 from kubebee.lb.model import check as check_frontend
 from kubebee.lb.sizes import Needs, needs_of
 
-SERVES_IPV6 = False
-"""Whether there is C that serves IPv6 frontends; everything else of them is here."""
-
 
 def frontends_of(owner: str, spec: api.ServiceLBSpec, known: Mapping[int, Frontend]) -> tuple[Frontend, ...]:
     """The frontends of one ServiceLB.
@@ -44,8 +41,6 @@ def frontends_of(owner: str, spec: api.ServiceLBSpec, known: Mapping[int, Fronte
 def _frontend(owner: str, index: int, item: api.Frontend, spec: api.ServiceLBSpec) -> Frontend:
     where = f"spec.frontends[{index}]"
     try:
-        if not SERVES_IPV6:
-            _refuse_ipv6(item)
         key = FrontendKey(parse_address(item.address), item.port, Protocol[item.protocol])
         where += ".backends"
         backends = tuple(Backend(parse_address(b.address), b.port, b.weight) for b in item.backends)
@@ -76,14 +71,6 @@ def check_of(item: api.Frontend) -> Check | None:
     )
 
 
-def _refuse_ipv6(item: api.Frontend) -> None:
-    for address in (item.address, *(backend.address for backend in item.backends)):
-        if ":" in address:
-            raise NotImplementedYetError(
-                f"{address}: this version balances IPv4 only", hint="leave IPv6 frontends out for now"
-            )
-
-
 def config_of(spec: api.ServiceLBSpec) -> LbConfig:
     """Node settings of one ServiceLB; an address that is empty is filled in by the node.
 
@@ -98,8 +85,6 @@ def config_of(spec: api.ServiceLBSpec) -> LbConfig:
         where = f"spec.snat.addresses[{index}]"
         address = parse_address(text)
         ipv4 = len(address) == 4
-        if not (ipv4 or SERVES_IPV6):
-            raise NotImplementedYetError(f"{text}: this version balances IPv4 only", where=where)
         if config.snat_address if ipv4 else config.snat_address6:
             raise NotImplementedYetError("this version uses one SNAT address a family", where=where)
         config = replace(config, snat_address=address) if ipv4 else replace(config, snat_address6=address)

@@ -106,14 +106,28 @@ class ProgramUnit:
 
 
 @dataclass(frozen=True)
+class PacketCode:
+    """What packets of one family meet of the load balancer.
+
+    Attributes:
+        xdp, tc: the code of the XDP stage, and of the programs at tc.
+        suffix: of the names of their functions.
+    """
+
+    xdp: Bundle
+    tc: Bundle
+    suffix: str = ""
+
+
+@dataclass(frozen=True)
 class LbUnit:
     """All ServiceLBs of a node, merged: one datapath, one table of frontends.
 
     Attributes:
         owners: the ServiceLBs, with their generations, in order of name.
         features: what of the code is rendered.
-        xdp, tc, socket: the code of the XDP stage, of the programs at tc, and of the socket programs (None:
-            socket LB is off).
+        packets: the code that packets meet, by family: IPv4 always, IPv6 where there are frontends of it.
+        socket: the code of the socket programs (None: socket LB is off).
         cgroup: path of the cgroup2 directory whose sockets are served; empty = the root of the hierarchy.
         interfaces: where packets are balanced, and how.
         services: which Services of the cluster are served beside the frontends; None: none.
@@ -124,8 +138,7 @@ class LbUnit:
     """
 
     owners: tuple[tuple[ResourceKey, int], ...]
-    xdp: Bundle
-    tc: Bundle
+    packets: tuple[PacketCode, ...]
     socket: Bundle | None
     cgroup: str
     interfaces: tuple[tuple[Interfaces, NorthSouthMode], ...]

@@ -22,10 +22,10 @@ from kubebee.lb.model import (
 )
 from kubebee.lb.services.claims import Shape
 from kubebee.lb.services.wanted import Requirement, Selection, ServicesWanted
-from kubebee.lb.sizes import Need, Needs, map_sizes
+from kubebee.lb.sizes import Needs, map_sizes
 from kubebee.planner.declared import Declared
-from kubebee.planner.frontends import SERVES_IPV6, Balanced
-from kubebee.planner.plan import Bundle, LbUnit, ResourceKey, Toolchain
+from kubebee.planner.frontends import Balanced
+from kubebee.planner.plan import Bundle, LbUnit, PacketCode, ResourceKey, Toolchain
 
 Refuse = Callable[[ResourceKey, KubebeeError], None]
 _NO_SERVICES = Shape()
@@ -34,8 +34,8 @@ _NO_SERVICES = Shape()
 class Sources(Interface):
     """C text of the load balancer's programs."""
 
-    def servicelb(self, features: Features, tc: bool) -> str:
-        """What packets meet, with what is needed of it: the XDP stage, or the programs of tc."""
+    def servicelb(self, features: Features, tc: bool, six: bool) -> str:
+        """What packets of one family meet, with what is needed of it: the XDP stage, or tc's programs."""
 
     def socketlb(self, features: Features) -> str:
         """The socket programs."""
@@ -150,8 +150,7 @@ def _unit(
     if wanted is not None:
         # SNAT in any case: a Service gets it where DSR would have to translate a port.
         modes |= {Forwarding.SNAT} | ({Forwarding.DSR_IPIP} if services.dsr else set())
-        its = services.needs if SERVES_IPV6 else services.needs._replace(ipv6=Need())
-        needs, affinity = needs.plus(its), affinity or services.affinity
+        needs, affinity = needs.plus(services.needs), affinity or services.affinity
     sockets = next((served.spec.socket_lb for served in accepted if served.spec.socket_lb.enabled), None)
     features = Features(
         dsr=Forwarding.DSR_IPIP in modes,
@@ -161,8 +160,14 @@ def _unit(
     )
     return LbUnit(
         owners=tuple((served.declared.key, served.declared.generation) for served in accepted),
-        xdp=_bundle(sources.servicelb(features, tc=False), "servicelb.bpf.c"),
-        tc=_bundle(sources.servicelb(features, tc=True), "servicelb_tc.bpf.c"),
+        packets=tuple(
+            PacketCode(
+                _bundle(sources.servicelb(features, tc=False, six=six), f"servicelb{'6' * six}.bpf.c"),
+                _bundle(sources.servicelb(features, tc=True, six=six), f"servicelb{'6' * six}_tc.bpf.c"),
+                "6" * six,
+            )
+            for six in ((False, True) if features.ipv6 else (False,))
+        ),
         socket=_bundle(sources.socketlb(features), "socketlb.bpf.c") if sockets else None,
         cgroup=sockets.cgroup if sockets else "",
         interfaces=tuple(

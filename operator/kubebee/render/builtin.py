@@ -19,9 +19,9 @@ class Datapaths:
 
     @staticmethod
     @cache
-    def servicelb(features: Features, tc: bool) -> str:
-        """What packets meet of the load balancer: its XDP stage, or its programs at tc."""
-        return render_builtin("servicelb", features.context() | {"tc": tc})
+    def servicelb(features: Features, tc: bool, six: bool) -> str:
+        """What packets of one family meet of the load balancer: its XDP stage, or its programs at tc."""
+        return render_builtin("servicelb", features.context() | {"tc": tc, "six": six})
 
     @staticmethod
     @cache
