@@ -123,6 +123,19 @@ def test_a_version_that_does_not_compile_leaves_the_old_one_running(api: ApiServ
     assert in_kernel(agent, status) == in_kernel(agent, good) != set()
 
 
+def test_a_disk_that_is_full_keeps_no_status_from_the_api_server(api: ApiServer, agent: NodeAgent) -> None:
+    agent.cache.mkdir(parents=True, exist_ok=True)
+    agent.run("mount", "-t", "tmpfs", "-o", "size=16k,nr_inodes=8", "tmpfs", str(agent.cache))
+    agent.run("sh", "-c", f"cat /dev/zero >{agent.cache}/full", check=False)
+    api.set_spec(NODE_NAME, [api.put_bundle(PACKETS)])
+    agent.start()
+    agent.wait_running("packets")
+    generation = api.set_spec(NODE_NAME, [api.put_bundle(PACKETS), api.put_bundle(EXECS)])
+    agent.wait_observed(generation)
+    agent.wait_running("execs")
+    assert agent.log.read_text().count("the disk can't be written: No space left on device") == 1
+
+
 def test_an_agent_that_is_killed_or_ended_leaves_all_running(api: ApiServer, agent: NodeAgent) -> None:
     api.set_spec(NODE_NAME, [api.put_bundle(PACKETS)])
     agent.start()

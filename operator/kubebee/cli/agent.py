@@ -150,6 +150,7 @@ class Agent:
         self._synced = False  # as of the last pass
         self._services_unsaid = True
         self._services_written_at = float("-inf")
+        self._disk_refuses = ""
         self.planned: Planned | None = None
         self.pass_seconds = 0.0
         self.on_report: Callable[[NodeReport], None] | None = None
@@ -446,23 +447,39 @@ class Agent:
             self.board.written_at.pop(key, None)
 
     def _flush(self, *, force: bool = False) -> None:
-        """Write statuses and events that are due; a disk that is full is said once and tried again."""
-        clock = time.monotonic()
-        try:
-            self.store.save()
+        """Write statuses and events that are due.
+
+        A full disk keeps none of them from the others: in a cluster only the plan is on the disk. It is said
+        once and tried again.
+        """
+        clock, refused = time.monotonic(), dict[str, None]()
+
+        def statuses() -> None:
             for key in list(self.board.dirty) if force else self.board.due(clock):
                 generation, status = self.board.current[key]
                 self.store.publish(key, status_document(key, generation, status))
                 self.board.written_at[key] = clock
                 self.board.dirty.discard(key)
+
+        def services() -> None:
             if self._services_unsaid and (force or clock - self._services_written_at >= STATUS_SECONDS):
                 self.store.publish_services(self._services_record())
                 self._services_unsaid, self._services_written_at = False, clock
+
+        def events() -> None:
             if self.events.changed:
                 self.store.publish_events(self.events.records)
                 self.events.changed = False
-        except OSError as error:
-            log.warning("status can't be written: %s", error.strerror)
+
+        for write in (self.store.save, statuses, services, events):
+            try:
+                write()
+            except OSError as error:
+                refused[error.strerror or str(error)] = None
+        said = ", ".join(refused)
+        if said and said != self._disk_refuses:
+            log.warning("the disk can't be written: %s", said)
+        self._disk_refuses = said
 
 
 @contextlib.contextmanager
