@@ -63,6 +63,8 @@ spec:
         - name: loader
           image: {{ include "kubebee.image" (dict "root" $ "image" $loader.image) | quote }}
           imagePullPolicy: {{ .Values.image.pullPolicy }}
+          # `kubectl describe pod` says why it ended.
+          terminationMessagePolicy: FallbackToLogsOnError
           args:
             - agent
             - --node=$(KUBEBEE_NODE)
