@@ -64,9 +64,9 @@ static __always_inline bool lb_port_serves(const struct LB_V(kb_lb_flow) *flow, 
 /* The flow that lb_flow_create() made last. */
 static __always_inline struct LB_V(kb_lb_flow) *lb_flow_made(void)
 {
-	struct LB_V(lb_scratch) *made = lb_scratch();
+	struct LB_V(lb_scratch) *made;
 
-	return made ? &made->flow : NULL;
+	return lb_scratch(&made) ? &made->flow : NULL;
 }
 
 /*
@@ -77,11 +77,11 @@ static __noinline int lb_flow_create(const struct LB_V(kb_lb_flow_key) *key, con
 				     bool keep_client, __u32 hash)
 {
 	const struct kb_lb_config *config = lb_config();
-	struct LB_V(lb_scratch) *made = lb_scratch();
+	struct LB_V(lb_scratch) *made;
 	__u32 first, ports, offset, step;
 	int i, error = -EEXIST;
 
-	if (!made || !config || !choice->backend || !config->snat_ports)
+	if (!lb_scratch(&made) || !config || !choice->backend || !config->snat_ports)
 		return KB_DROP_LB_PORTS;
 	__builtin_memset(&made->flow, 0, sizeof(made->flow));
 	made->flow.seen = kb_now();

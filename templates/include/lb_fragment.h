@@ -42,9 +42,9 @@ static __always_inline bool lb_fragment_key(struct kb_ctx *ctx, const struct kb_
 static __always_inline void lb_fragment_remember(struct kb_ctx *ctx, const struct kb_packet *packet,
 						 const struct lb_tuple *to, __u32 backend, __u8 way)
 {
-	struct LB_V(lb_scratch) *scratch = lb_scratch();
+	struct LB_V(lb_scratch) *scratch;
 
-	if (!kb_ctx_has_offsets() || !scratch || !lb_fragment_key(ctx, packet, &scratch->fragment_key))
+	if (!kb_ctx_has_offsets() || !lb_scratch(&scratch) || !lb_fragment_key(ctx, packet, &scratch->fragment_key))
 		return;
 	__builtin_memset(&scratch->fragment, 0, sizeof(scratch->fragment));
 	scratch->fragment.saddr = to->saddr;
@@ -57,9 +57,9 @@ static __always_inline void lb_fragment_remember(struct kb_ctx *ctx, const struc
 static __always_inline const struct LB_V(kb_lb_frag) *lb_fragment_recall(struct kb_ctx *ctx,
 									  const struct kb_packet *packet)
 {
-	struct LB_V(lb_scratch) *scratch = lb_scratch();
+	struct LB_V(lb_scratch) *scratch;
 
-	if (!scratch || !lb_fragment_key(ctx, packet, &scratch->fragment_key))
+	if (!lb_scratch(&scratch) || !lb_fragment_key(ctx, packet, &scratch->fragment_key))
 		return NULL;
 	return bpf_map_lookup_elem(&LB_V(kb_lb_frags), &scratch->fragment_key);
 }

@@ -167,10 +167,10 @@ static __noinline int lb_icmp_in(struct kb_ctx *ctx)
 	struct LB_V(kb_lb_flow_key) key;
 	struct LB_V(kb_lb_flow) *flow;
 	struct LB_V(kb_lb_rev) *reverse;
-	struct LB_V(lb_scratch) *scratch = lb_scratch();
+	struct LB_V(lb_scratch) *scratch;
 	struct lb_quote *quote;
 
-	if (!scratch)
+	if (!lb_scratch(&scratch))
 		return KB_CONTINUE;
 	quote = &scratch->quote;
 	if (!lb_quote_read(ctx, quote) || !LB_V(lb_same)(lb_to(&quote->outer), lb_from(&quote->inner)))
@@ -193,10 +193,10 @@ static __noinline int lb_icmp_out(struct kb_ctx *ctx)
 	struct lb_tuple quoted = {}, to = {};
 	struct LB_V(kb_lb_flow_key) key;
 	struct LB_V(kb_lb_rev) *reverse;
-	struct LB_V(lb_scratch) *scratch = lb_scratch();
+	struct LB_V(lb_scratch) *scratch;
 	struct lb_quote *quote;
 
-	if (!scratch)
+	if (!lb_scratch(&scratch))
 		return KB_CONTINUE;
 	quote = &scratch->quote;
 	if (!lb_quote_read(ctx, quote))

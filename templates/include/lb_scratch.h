@@ -7,6 +7,7 @@
 #define KB_LB_SCRATCH_H
 
 #include <linux/bpf.h>
+#include <stdbool.h>
 #include <bpf/bpf_helpers.h>
 
 #include "lb_family.h"
@@ -68,11 +69,17 @@ struct {
 	__type(value, struct LB_V(lb_scratch));
 } LB_V(kb_lb_scratch) SEC(".maps");
 
-static __always_inline struct LB_V(lb_scratch) *lb_scratch(void)
+/* False cannot be, but verifiers want to hear of it. */
+static __always_inline bool lb_scratch(struct LB_V(lb_scratch) **scratch)
 {
 	__u32 zero = 0;
 
-	return bpf_map_lookup_elem(&LB_V(kb_lb_scratch), &zero);
+	*scratch = bpf_map_lookup_elem(&LB_V(kb_lb_scratch), &zero);
+	if (!*scratch)
+		return false;
+	/* Else clang adds a member's offset before the check, which verifiers of Linux 6.1 refuse. */
+	asm volatile("" : "+r"(*scratch));
+	return true;
 }
 
 #endif
