@@ -160,24 +160,35 @@ def test_a_token_that_is_of_no_pod_writes_nothing(loader: Loader) -> None:
 
 def test_all_else_is_refused(loader: Loader) -> None:
     node, token = loader.nodes[0], loader.token_on(loader.nodes[0])
-    merge = "application/merge-patch+json"
+    merge, label = "application/merge-patch+json", {"metadata": {"labels": {"a": "b"}}}
+    service = "/api/v1/namespaces/default/services/kubernetes"
     requests = [
         ("PATCH", f"{_NODES}/{node}", {"spec": {"bundles": []}}, merge),
-        ("PATCH", f"{_NODES}/{node}", {"metadata": {"labels": {"a": "b"}}}, merge),
+        ("PATCH", f"{_NODES}/{node}", label, merge),
         ("DELETE", f"{_NODES}/{node}", None, ""),
         ("POST", _NODES, _bpf_node("another"), ""),
         ("GET", f"/api/v1/namespaces/{loader.namespace}/configmaps", None, ""),
         ("GET", "/api/v1/namespaces/kube-system/configmaps/coredns", None, ""),
         ("GET", f"/api/v1/namespaces/{loader.namespace}/secrets", None, ""),
         ("GET", "/api/v1/pods", None, ""),
-        ("GET", "/api/v1/nodes", None, ""),
+        ("GET", f"/api/v1/nodes/{node}/proxy/pods", None, ""),
+        ("PATCH", f"/api/v1/nodes/{node}", label, merge),
+        ("PATCH", service, label, merge),
+        ("DELETE", service, None, ""),
         ("GET", "/apis/kubebee.dev/v1alpha1/bpfprograms", None, ""),
     ]
-    answers = {
-        (method, path): loader.ask(token, method, path, body, kind)[0]
+    granted = [
+        (method, path)
         for method, path, body, kind in requests
-    }
-    assert set(answers.values()) == {403}, answers
+        if loader.ask(token, method, path, body, kind)[0] != 403
+    ]
+    assert granted == []
+
+
+def test_what_a_service_lb_needs_can_be_listed(loader: Loader) -> None:
+    token = loader.token_on(loader.nodes[0])
+    lists = ("/api/v1/services", "/apis/discovery.k8s.io/v1/endpointslices", "/api/v1/nodes")
+    assert [loader.ask(token, "GET", path)[0] for path in lists] == [200, 200, 200]
 
 
 def test_its_store_needs_no_more_and_takes_a_token_that_is_exchanged(loader: Loader, tmp_path: Path) -> None:

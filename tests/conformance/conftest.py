@@ -41,7 +41,7 @@ def served(request: pytest.FixtureRequest, cluster: Cluster, installed: Installe
 
 
 @pytest.fixture(scope="session")
-def results(request: pytest.FixtureRequest, suite: Suite, served: Installed) -> Mapping[str, Spec]:
+def spec_results(request: pytest.FixtureRequest, suite: Suite, served: Installed) -> Mapping[str, Spec]:
     """What became of each selected spec, by its name."""
     chosen = [item.callspec.params["spec"] for item in _with_spec(request.session)]
     within = _SECONDS_EACH * len(chosen)
@@ -54,4 +54,4 @@ def results(request: pytest.FixtureRequest, suite: Suite, served: Installed) -> 
 def _with_spec(session: pytest.Session) -> list[pytest.Function]:
     """The selected tests that stand for a spec each."""
     functions = [item for item in session.items if isinstance(item, pytest.Function)]
-    return [item for item in functions if "results" in item.fixturenames and hasattr(item, "callspec")]
+    return [item for item in functions if "spec_results" in item.fixturenames and hasattr(item, "callspec")]

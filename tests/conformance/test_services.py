@@ -19,6 +19,6 @@ def test_these_are_all_conformance_specs_of_services(cluster: Cluster, suite: Su
 
 
 @pytest.mark.parametrize("spec", _SPECS)
-def test_it_passes(results: Mapping[str, Spec], spec: str) -> None:
-    if not results[spec].passed:
-        pytest.fail(results[spec].account, pytrace=False)
+def test_it_passes(spec_results: Mapping[str, Spec], spec: str) -> None:
+    if not spec_results[spec].passed:
+        pytest.fail(spec_results[spec].account, pytrace=False)
