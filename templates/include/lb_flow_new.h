@@ -18,8 +18,8 @@
  * backend's address and port: a range of 4,536 ports holds 4,536 SNAT flows a backend. Few tries: when most
  * ports are taken, trying on would cost every other packet of this CPU its time.
  */
-#define LB_PORT_TRIES 8
-#define LB_PORT_STRIDE 0x9e37 /* walks the range in long steps: neighbours fill up together */
+#define LB_PORT_TRIES 6
+#define LB_PORT_STEP 0x9e3779b1 /* the golden ratio: each try is far from all before, wherever the first was */
 
 /* Who keeps its address keeps its port too, unless it has a flow from that port to that backend by another VIP. */
 #define LB_CLIENT_FIRST 1024
@@ -78,7 +78,7 @@ static __noinline int lb_flow_create(const struct LB_V(kb_lb_flow_key) *key, con
 {
 	const struct kb_lb_config *config = lb_config();
 	struct LB_V(lb_scratch) *made;
-	__u32 first, ports, offset, step;
+	__u32 first, ports;
 	int i, error = -EEXIST;
 
 	if (!lb_scratch(&made) || !config || !choice->backend || !config->snat_ports)
@@ -98,18 +98,17 @@ static __noinline int lb_flow_create(const struct LB_V(kb_lb_flow_key) *key, con
 
 	first = keep_client ? LB_CLIENT_FIRST : config->snat_first;
 	ports = keep_client ? LB_CLIENT_PORTS : config->snat_ports;
-	offset = hash % ports;
-	step = LB_PORT_STRIDE % ports;
+	hash *= LB_PORT_STEP; /* its upper bits are much the same for all flows of one backend: they chose it */
 	lb_reverse_key(&made->reverse_key, choice->backend, &made->flow, key->protocol);
 	for (i = 0; i < LB_PORT_TRIES && error == -EEXIST; i++) {
-		made->flow.nat_port = keep_client && !i ? key->sport : bpf_htons(first + offset);
+		made->flow.nat_port = keep_client && !i ? key->sport : bpf_htons(first + ((__u64)hash * ports >> 32));
 		made->reverse_key.dport = made->flow.nat_port;
-		if (keep_client || !lb_port_serves(&made->flow, key->protocol))
+		/* Taken ports are found by a lookup, at a third of what an insertion that fails costs. */
+		if (!bpf_map_lookup_elem(&LB_V(kb_lb_rev), &made->reverse_key) &&
+		    (keep_client || !lb_port_serves(&made->flow, key->protocol)))
 			error = bpf_map_update_elem(&LB_V(kb_lb_rev), &made->reverse_key, &made->reverse,
 						    BPF_NOEXIST);
-		offset += step;
-		if (offset >= ports)
-			offset -= ports;
+		hash += LB_PORT_STEP;
 	}
 	if (error)
 		return error == -EEXIST ? KB_DROP_LB_PORTS : KB_DROP_LB_FLOWS;

@@ -18,7 +18,7 @@ from kubebee.trace.private import LiveChain, PrivateChain
 
 FLOW_MAPS = ("kb_lb_flow", "kb_lb_rev", "kb_lb_flow6", "kb_lb_rev6")
 _ROUNDS = 64
-"""How often what a run made may turn out to be taken; the datapath itself tries 8 ports."""
+"""How often what a run made may turn out to be taken; the datapath itself tries 6 ports."""
 _NOT_REACHED = ""
 Seed = tuple[str, bytes]
 """A map and a key."""
