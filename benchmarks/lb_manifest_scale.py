@@ -2,8 +2,8 @@
 
 Needs root. A real `kubebee run` in the lab. `to_maps` is from the start of the process to the moment at which
 the map of frontends holds all of them; nothing was loaded before, but its C is compiled. `one_backend_to_map`
-is from the rename of a manifest with one backend changed to the frontend's new table in the map. YAML and JSON
-each; `parse_alone` is text to dictionaries.
+is from the rename of a manifest with one backend changed to the frontend's new table in the map. YAML and
+JSON each; `parse_alone` is text to dictionaries.
 `start_cpu` and `edit_cpu` are what kubebee's threads ran for the same, compilers apart; an edit's goes on to
 its last status. They say more than the clock where other work shares the CPUs.
 """
