@@ -24,6 +24,8 @@ enum lb_frontend_flags {
 	LB_FE_SOURCES = 1 << 2, /* from outside only those in kb_lb_sources may come */
 	LB_FE_SOCKETS_ONLY = 1 << 3, /* no packet is for it */
 	LB_FE_DROP_OUTSIDE = 1 << 4, /* without a backend here: drop packets, don't refuse them */
+	LB_FE_RESERVED = 1 << 5, /* processes of the host can't bind its address and port */
+	LB_FE_PORT_RESERVED = 1 << 6, /* nor its port on any address; only at the loopback address */
 };
 
 enum lb_backend_flags {

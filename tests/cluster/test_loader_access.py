@@ -170,7 +170,8 @@ def test_all_else_is_refused(loader: Loader) -> None:
         ("GET", f"/api/v1/namespaces/{loader.namespace}/configmaps", None, ""),
         ("GET", "/api/v1/namespaces/kube-system/configmaps/coredns", None, ""),
         ("GET", f"/api/v1/namespaces/{loader.namespace}/secrets", None, ""),
-        ("GET", "/api/v1/pods", None, ""),
+        ("GET", f"/api/v1/namespaces/{loader.namespace}/pods/loader-{node}", None, ""),
+        ("DELETE", f"/api/v1/namespaces/{loader.namespace}/pods/loader-{node}", None, ""),
         ("GET", f"/api/v1/nodes/{node}/proxy/pods", None, ""),
         ("PATCH", f"/api/v1/nodes/{node}", label, merge),
         ("PATCH", service, label, merge),
@@ -187,8 +188,9 @@ def test_all_else_is_refused(loader: Loader) -> None:
 
 def test_what_a_service_lb_needs_can_be_listed(loader: Loader) -> None:
     token = loader.token_on(loader.nodes[0])
-    lists = ("/api/v1/services", "/apis/discovery.k8s.io/v1/endpointslices", "/api/v1/nodes")
-    assert [loader.ask(token, "GET", path)[0] for path in lists] == [200, 200, 200]
+    pods = f"/api/v1/pods?fieldSelector=spec.nodeName%3D{loader.nodes[0]}"
+    lists = ("/api/v1/services", "/apis/discovery.k8s.io/v1/endpointslices", "/api/v1/nodes", pods)
+    assert [loader.ask(token, "GET", path)[0] for path in lists] == [200, 200, 200, 200]
 
 
 def test_its_store_needs_no_more_and_takes_a_token_that_is_exchanged(loader: Loader, tmp_path: Path) -> None:

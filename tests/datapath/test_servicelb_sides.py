@@ -13,7 +13,7 @@ from scapy.packet import Packet
 from kubebee.lb import stats
 from kubebee.lb.family import IPV4
 from kubebee.lb.layout import ROW_SLOTS, BackendFlag, BackendValue, FrontendFlag, FrontendValue, pack_key, u32
-from kubebee.lb.model import Backend, Frontend, merge, parse_address
+from kubebee.lb.model import Backend, Frontend, Reserved, merge, parse_address
 from kubebee.lb.sync import LbState, SyncReport
 from support.servicelb import CLIENT, CONFIG, CONTINUE, DROP, ETHER, VIP, Balancer, balancer, frontend
 
@@ -118,6 +118,13 @@ def test_a_restart_adopts_both_tables(lb: Balancer, out: tuple[str, ...], within
     assert {(each.base, each.size) for each in (value_of(lb, other) for other in others)}.isdisjoint(
         value.tables
     )
+
+
+@pytest.mark.parametrize("reserved", list(Reserved))
+def test_a_restart_adopts_what_cannot_be_bound(lb: Balancer, reserved: Reserved) -> None:
+    wanted = merge([replace(frontend(HERE), sockets_only=True, reserved=reserved)])
+    lb.state.apply(lb.maps, wanted, CONFIG)
+    assert LbState.adopt(lb.maps).apply(lb.maps, wanted, CONFIG) == SyncReport()
 
 
 def test_a_backend_that_moves_between_the_tables_keeps_its_number_and_flows(lb: Balancer) -> None:

@@ -1,4 +1,4 @@
-"""What is the host's own: its loopback addresses, its node ports, and where asked for all of socket LB."""
+"""What is the host's own: loopback addresses, node and host ports, and where asked for all of socket LB."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kubebee.bpf.btf import Btf
 from kubebee.bpf.btf_codec import decode
 from kubebee.bpf.elf import parse_elf
 from kubebee.lb.features import Features
-from kubebee.lb.model import Frontend, Protocol
+from kubebee.lb.model import Frontend, Protocol, Reserved
 from kubebee.lb.sockets import host_cookie
 from kubebee.render.environment import render_builtin
 from lab.netns import Namespace
@@ -30,7 +30,14 @@ LOOPBACK, ANY = "127.0.0.1", "0.0.0.0"  # noqa: S104 - clients name it
 def node_port(protocol: Protocol) -> Frontend:
     """The entry of a node port that no packet is for."""
     backends = (f"{ONE}:8080",)
-    return replace(frontend(*backends, vip=LOOPBACK, port=NODE_PORT, protocol=protocol), sockets_only=True)
+    entry = frontend(*backends, vip=LOOPBACK, port=NODE_PORT, protocol=protocol)
+    return replace(entry, sockets_only=True, reserved=Reserved.PORT)
+
+
+def host_port(address: str, port: int = 8000) -> Frontend:
+    """The entry of a host port of one address."""
+    entry = frontend(f"{ONE}:8080", vip=address, port=port)
+    return replace(entry, sockets_only=True, reserved=Reserved.PLACE)
 
 
 @pytest.fixture
@@ -89,6 +96,19 @@ def test_other_ports_of_a_protocol_are_free(node: Node) -> None:
         with node.network.socket(kind) as sock:
             sock.bind((ANY, port))
     assert node.drops() == {}
+
+
+@pytest.mark.parametrize("address", [LOOPBACK, "127.0.0.7"])
+def test_a_host_port_of_one_address_is_taken_there_and_free_elsewhere(node: Node, address: str) -> None:
+    node.serve(host_port(address))
+    for family, text in ((socket.AF_INET, address), (socket.AF_INET6, f"::ffff:{address}")):
+        with node.network.socket(family=family) as sock, pytest.raises(OSError, match="Address already"):
+            sock.bind((text, 8000))
+    others = (("127.0.0.9", 8000, STREAM), (ANY, 8000, STREAM))
+    for text, port, kind in (*others, (address, 8000, DATAGRAM), (address, 8001, STREAM)):
+        with node.network.socket(kind) as sock:
+            sock.bind((text, port))
+    assert node.drops() == {"lb_sock_bind": 2}
 
 
 def test_a_node_port_that_went_is_free(node: Node) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from kubebee.lb.model import Backend, parse_address
+from kubebee.lb.model import Backend, Reserved, parse_address
 from lab.netns import Namespace
 from support.servicelb import VIP as VIP4
 from support.servicelb import frontend
@@ -145,11 +145,25 @@ def test_a_namespace_with_affinity_comes_back_to_its_backend_in_each_family(node
 def node_port(node: Node) -> Node:
     """The node, with a node port of IPv6 alone."""
     tcp, udp = (
-        replace(frontend(f"[{ONE6}]:8080", vip="::1", port=NODE_PORT, protocol=protocol), sockets_only=True)
+        replace(
+            frontend(f"[{ONE6}]:8080", vip="::1", port=NODE_PORT, protocol=protocol),
+            sockets_only=True,
+            reserved=Reserved.PORT,
+        )
         for protocol in (TCP, UDP)
     )
     node.serve(tcp, udp)
     return node
+
+
+def test_a_host_port_of_one_address_is_taken_there_and_free_elsewhere(node: Node) -> None:
+    entry = frontend(f"[{TWO6}]:8080", vip=ONE6, port=8000)
+    node.serve(replace(entry, reserved=Reserved.PLACE))
+    with node.network.socket(family=INET6) as sock, pytest.raises(OSError, match="Address already in use"):
+        sock.bind((ONE6, 8000))
+    for address in (TWO6, "::"):
+        with node.network.socket(family=INET6) as sock:
+            sock.bind((address, 8000))
 
 
 @pytest.mark.parametrize("address", ["::1", "::"])

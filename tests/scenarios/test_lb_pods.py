@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,68 +10,19 @@ from typing import Any
 import pytest
 
 from lab import CLIENT, NODE, VIP, Lab, tcp_connect
-from lab.netns import Namespace, veth
+from lab.netns import Namespace
+from support.pods import PORT, local_pods, serving
 from support.running import Running
 
 pytestmark = pytest.mark.root
 
 PODS = ("10.244.1.5", "10.244.1.6")
-LINKS = ("pod1", "pod2")
-PORT = 8088
 
 
 @pytest.fixture
 def pods(lab: Lab) -> Iterator[dict[str, Namespace]]:
-    """Two pods as a CNI plugin makes them: a routed pair of links each, no XDP, checksums left undone."""
-    network = lab.node.network
-    with contextlib.ExitStack() as stack:
-        made = {address: stack.enter_context(Namespace("pod")) for address in PODS}
-        for (address, pod), link in zip(made.items(), LINKS, strict=True):
-            veth(network, link, pod, "eth0")
-            network.ip("address", "add", "10.244.1.1/32", "dev", link)
-            network.ip("route", "add", f"{address}/32", "dev", link, "scope", "link")
-            pod.ip("address", "add", f"{address}/32", "dev", "eth0")
-            pod.ip("route", "add", "10.244.1.1/32", "dev", "eth0", "scope", "link")
-            pod.ip("route", "add", "default", "via", "10.244.1.1")
+    with local_pods(lab.node.network, *PODS) as made:
         yield made
-
-
-@contextlib.contextmanager
-def serving(host: Namespace, port: int = PORT) -> Iterator[None]:
-    """A server on TCP and UDP that tells each client the address it sees it by."""
-    tcp, udp = host.socket(), host.socket(socket.SOCK_DGRAM)
-    tcp.bind(("", port))
-    tcp.listen()
-    udp.bind(("", port))
-
-    def accept() -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                connection, peer = tcp.accept()
-                with connection:
-                    connection.sendall(peer[0].encode())
-
-    def answer() -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                data, peer = udp.recvfrom(100)
-                if not data:
-                    return
-                udp.sendto(peer[0].encode(), peer)
-
-    threads = [threading.Thread(target=target, daemon=True) for target in (accept, answer)]
-    for thread in threads:
-        thread.start()
-    try:
-        yield
-    finally:
-        tcp.shutdown(socket.SHUT_RDWR)
-        tcp.close()
-        with host.socket(socket.SOCK_DGRAM) as end:
-            end.sendto(b"", ("127.0.0.1", port))
-        for thread in threads:
-            thread.join(5)
-        udp.close()
 
 
 def balancer(

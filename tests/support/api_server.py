@@ -27,6 +27,7 @@ _COLLECTIONS = {
     "Service": "/api/v1/services",
     "EndpointSlice": "/apis/discovery.k8s.io/v1/endpointslices",
     "Node": "/api/v1/nodes",
+    "Pod": "/api/v1/pods",
 }
 
 
@@ -52,23 +53,27 @@ class Request:
 
 @dataclass(frozen=True)
 class _Query:
-    """Which objects of a collection: those of a name, or without some labels."""
+    """Which objects of a collection: those of a name, of a node, or without some labels."""
 
     path: str
     name: str
+    node: str
     without: tuple[str, ...]
 
     @classmethod
     def of(cls, request: web.Request) -> _Query:
-        name = request.query.get("fieldSelector", "").removeprefix("metadata.name=")
+        field, _, wanted = request.query.get("fieldSelector", "").partition("=")
+        name = wanted if field == "metadata.name" else ""
+        node = wanted if field == "spec.nodeName" else ""
         labels = filter(None, request.query.get("labelSelector", "").split(","))
-        return cls(request.path, name, tuple(label.removeprefix("!") for label in labels))
+        return cls(request.path, name, node, tuple(label.removeprefix("!") for label in labels))
 
     def takes(self, path: str, found: Mapping[str, Any]) -> bool:
         metadata = found["metadata"]
         labels = metadata.get("labels", {})
         named = not self.name or metadata["name"] == self.name
-        return path == self.path and named and not any(label in labels for label in self.without)
+        here = not self.node or found["spec"].get("nodeName") == self.node
+        return path == self.path and named and here and not any(label in labels for label in self.without)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Services and EndpointSlices of tests: short calls to the documents that an API server would have."""
+"""Services, EndpointSlices and pods of tests: short calls to the documents that an API server would have."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from kubebee.lb.model import Forwarding, Frontend, FrontendKey, Protocol, format_address, parse_address
 from kubebee.lb.services.facts import NodeFacts, addresses_of
 from kubebee.lb.services.intake import Intake
-from kubebee.lb.services.objects import service_from, slice_from
+from kubebee.lb.services.objects import pod_from, service_from, slice_from
 from kubebee.lb.services.table import ServiceTable
 from kubebee.lb.services.wanted import Selection, ServicesWanted
 
@@ -16,7 +16,7 @@ HERE, ZONE = "node-1", "zone-a"
 NODE_ADDRESSES = ("172.18.0.11", "fd00::11")
 VIP, VIP6 = "10.96.0.10", "fd00:96::10"
 OLD, YOUNG = "2026-01-01T00:00:00Z", "2026-02-02T00:00:00Z"
-ALL = ServicesWanted((Selection("all"),))
+ALL = ServicesWanted((Selection("all", host_ports=True),))
 
 
 def service(name: str = "web", *, created: str = OLD, **fields: Any) -> dict[str, Any]:
@@ -71,11 +71,31 @@ def endpoint_slice(
     }
 
 
+def pod(
+    name: str = "web-0", *ports: Mapping[str, Any], address: str | tuple[str, ...] = "10.1.0.7", **spec: Any
+) -> dict[str, Any]:
+    """A pod on this node; `ports` are its container's; `created`, `deleted`, `phase` go where they belong."""
+    addresses = (address,) if isinstance(address, str) else address
+    metadata = {"name": name, "namespace": "default", "creationTimestamp": spec.pop("created", OLD)}
+    if "deleted" in spec:
+        metadata["deletionTimestamp"] = spec.pop("deleted")
+    status: dict[str, Any] = {"phase": spec.pop("phase", "Running")}
+    if addresses and addresses[0]:
+        status |= {"podIP": addresses[0], "podIPs": [{"ip": each} for each in addresses]}
+    whole = {"nodeName": HERE, "containers": [{"name": "c", "ports": list(ports)}], **spec}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": whole, "status": status}
+
+
+def host_port(port: int = 8000, target: int = 80, **fields: Any) -> dict[str, Any]:
+    """A container's port that has one of the node."""
+    return {"name": "http", "hostPort": port, "containerPort": target, "protocol": "TCP", **fields}
+
+
 class Site:
     """A node's table, filled with documents.
 
     Args:
-        documents: Services and EndpointSlices.
+        documents: Services, EndpointSlices and pods.
     """
 
     def __init__(
@@ -95,6 +115,8 @@ class Site:
         for document in documents:
             if document["kind"] == "Service":
                 self.intake.put_service(service_from(document, "test"))
+            elif document["kind"] == "Pod":
+                self.intake.put_pod(pod_from(document, "test"))
             else:
                 self.intake.put_slice(slice_from(document, "test"))
         return self.table.refresh()
@@ -102,8 +124,9 @@ class Site:
     def drop(self, document: Mapping[str, Any]) -> bool:
         """A document is gone; returns whether a frontend changed."""
         name = document["metadata"]["namespace"], document["metadata"]["name"]
-        drop = self.intake.drop_service if document["kind"] == "Service" else self.intake.drop_slice
-        drop(name)
+        intake = self.intake
+        drops = {"Service": intake.drop_service, "EndpointSlice": intake.drop_slice, "Pod": intake.drop_pod}
+        drops[document["kind"]](name)
         return self.table.refresh()
 
     def frontend(self, address: str, port: int = 80, protocol: str = "TCP") -> Frontend:

@@ -17,7 +17,18 @@ from kubebee.store.api_access import ApiAccess
 from kubebee.store.api_client import ApiClient
 from kubebee.store.services import ClusterServices
 from support.api_server import ApiServer, bound
-from support.services import ALL, HERE, VIP, ZONE, endpoint, endpoint_slice, here, service
+from support.services import (
+    ALL,
+    HERE,
+    VIP,
+    ZONE,
+    endpoint,
+    endpoint_slice,
+    here,
+    host_port,
+    pod,
+    service,
+)
 
 DEADLINE = 20.0
 SERVICES, SLICES, NODES = "/api/v1/services", "/apis/discovery.k8s.io/v1/endpointslices", HERE
@@ -268,5 +279,62 @@ def test_an_object_that_can_not_be_read_is_said_and_what_is_known_stays(api: Api
             assert follow.served() == WEB
             api.put(endpoint_slice("10.1.0.9"))
             await follow.until_served({f"{VIP}:80/TCP": ["10.1.0.9:8080"]})
+
+    run(test)
+
+
+# -- host ports ----------------------------------------------------------------------------------------------
+
+PODS = "/api/v1/pods"
+HOST_PORT = {"172.18.0.11:8000/TCP": ["10.1.0.7:80"], "127.0.0.1:8000/TCP": ["10.1.0.7:80"]}
+
+
+def test_of_pods_only_those_of_the_own_node_are_asked_for(api: ApiServer) -> None:
+    async def test() -> None:
+        api.put(pod("web-0", host_port()), pod("far", host_port(9000), nodeName="node-2"))
+        async with following(api) as follow:
+            follow.services.want(True, pods=True)
+            await follow.until_served(HOST_PORT)
+            await follow.until("all are watched", lambda: follow.services.watching)
+            assert follow.table.host_ports.synced
+            api.put(pod("web-0", host_port(), phase="Succeeded"))
+            await follow.until_served({})
+            api.put(pod("web-1", host_port()))
+            await follow.until_served(HOST_PORT)
+            api.drop(pod("web-1"))
+            await follow.until_served({})
+
+    run(test)
+
+
+def test_pods_are_asked_for_only_where_host_ports_are_wanted(api: ApiServer) -> None:
+    async def test() -> None:
+        api.put(service(), endpoint_slice("10.1.0.1"), pod("web-0", host_port()))
+        async with following(api) as follow:
+            await follow.until_served(WEB)
+            await follow.until("all are watched", lambda: follow.services.watching)
+            assert api.count("list") == 3
+            follow.services.want(True, pods=True)
+            await follow.until_served(WEB | HOST_PORT)
+            follow.services.want(False)
+            await follow.until("it is forgotten", lambda: not follow.table.host_ports.synced)
+            assert follow.served() == {}
+
+    run(test)
+
+
+def test_without_the_right_to_pods_services_are_served_and_it_is_said(api: ApiServer) -> None:
+    async def test() -> None:
+        api.put(service(), endpoint_slice("10.1.0.1"), pod("web-0", host_port()))
+        api.refuse_path(PODS, 403)
+        async with following(api) as follow:
+            follow.services.want(True, pods=True)
+            await follow.until_served(WEB)
+            await follow.until("the refusal is known", lambda: follow.services.pods_trouble is not None)
+            assert follow.services.trouble is None
+            assert not follow.table.host_ports.synced
+            api.refuse_path(PODS, 0)
+            await follow.until_served(WEB | HOST_PORT)
+            assert follow.services.pods_trouble is None
 
     run(test)

@@ -109,8 +109,8 @@ class Services(ServiceSource, Protocol):
     def changed(self) -> asyncio.Event:
         """Set when there is news."""
 
-    def want(self, wanted: bool) -> None:
-        """Whether somebody wants them."""
+    def want(self, wanted: bool, *, pods: bool = False) -> None:
+        """Whether somebody wants them, and host ports of the node's pods with them."""
 
     def take(self, snapshot: Snapshot) -> None:
         """What the store has; some Services come with it."""
@@ -290,7 +290,7 @@ class Agent:
     def _follow_services(self, lb: LbUnit | None) -> bool:
         """Have Services followed if somebody wants them; whether they need another datapath than planned."""
         wanted = lb.services if lb is not None else None
-        self.services.want(wanted is not None)
+        self.services.want(wanted is not None, pods=wanted is not None and wanted.host_ports)
         table = self.services.table
         self._synced = table.synced
         self._services_unsaid = True
@@ -310,6 +310,7 @@ class Agent:
             services=counts.services,
             endpoints=counts.endpoints,
             frontends=counts.frontends,
+            host_ports=counts.host_ports,
             left_out_count=len(left_out),
             left_out=left_out[:SERVICES_NAMED],
             warnings_count=len(warnings),

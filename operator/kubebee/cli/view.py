@@ -56,7 +56,9 @@ def _headline(now: Snapshot) -> Text:
 
 def _services(record: ServicesRecord) -> Text:
     """How many Services are served, and what is wrong with some."""
-    line = Text(f"{record.services} Services, {record.endpoints} endpoints, {record.frontends} addresses")
+    ports = f"{record.host_ports} host ports, " if record.host_ports else ""
+    text = f"{record.services} Services, {record.endpoints} endpoints, {ports}{record.frontends} addresses"
+    line = Text(text)
     if not record.synced:
         line.append("   not all of them are known yet: those served before go on", style="yellow")
     for title, count, texts in (

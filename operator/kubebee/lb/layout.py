@@ -60,6 +60,8 @@ class FrontendFlag(IntFlag):
     SOURCES = 4
     SOCKETS_ONLY = 8
     DROP_OUTSIDE = 16
+    RESERVED = 32
+    PORT_RESERVED = 64
 
 
 class BackendFlag(IntFlag):

@@ -51,6 +51,16 @@ class Forwarding(StrEnum):
     """The packet travels unchanged inside IP-in-IP; the backend answers the client directly."""
 
 
+class Reserved(IntEnum):
+    """What of a frontend's place processes of the host can't bind: they would get no connection there."""
+
+    NOTHING = 0
+    PLACE = 1
+    """Its address and port."""
+    PORT = 2
+    """Its port, on whatever address; its address is a loopback address."""
+
+
 def parse_address(text: str) -> bytes:
     """Return an IPv4 or IPv6 address as bytes in network order.
 
@@ -136,8 +146,9 @@ class Frontend:
         sockets_only: no packet from outside is for it, as with 127.0.0.1.
         drop_outside: packets from outside find no backend though there are some elsewhere: they are dropped,
             not refused, so that the client tries again.
-        owner: what declared it, for messages ("ServiceLB/web", "Service/default/web:http"); no part of its
-            behaviour.
+        reserved: what is not for processes of the host to bind.
+        owner: what declared it, for messages ("ServiceLB/web:http", "Service/default/web:http",
+            "Pod/default/web-0:http"); no part of its behaviour.
     """
 
     key: FrontendKey
@@ -148,6 +159,7 @@ class Frontend:
     source_ranges: tuple[Prefix, ...] = ()
     sockets_only: bool = False
     drop_outside: bool = False
+    reserved: Reserved = Reserved.NOTHING
     owner: str = field(default="", compare=False)
 
 

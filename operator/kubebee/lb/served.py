@@ -7,7 +7,13 @@ from dataclasses import dataclass, field
 
 from kubebee.lb.layout import BackendFlag, FrontendFlag, FrontendValue
 from kubebee.lb.members import Members
-from kubebee.lb.model import Backend, Forwarding, Frontend, FrontendKey, Prefix
+from kubebee.lb.model import Backend, Forwarding, Frontend, FrontendKey, Prefix, Reserved
+
+_RESERVED = {
+    Reserved.NOTHING: 0,
+    Reserved.PLACE: FrontendFlag.RESERVED,
+    Reserved.PORT: FrontendFlag.PORT_RESERVED,
+}
 
 
 @dataclass(slots=True)
@@ -41,7 +47,7 @@ def flags_of(frontend: Frontend) -> int:
         flags |= FrontendFlag.SOCKETS_ONLY
     if frontend.drop_outside:
         flags |= FrontendFlag.DROP_OUTSIDE
-    return flags
+    return flags | _RESERVED[frontend.reserved]
 
 
 def as_desired(
@@ -58,5 +64,12 @@ def as_desired(
         source_ranges=ranges,
         sockets_only=bool(flags & FrontendFlag.SOCKETS_ONLY),
         drop_outside=bool(flags & FrontendFlag.DROP_OUTSIDE),
+        reserved=_reserved(flags),
         owner=owner,
     )
+
+
+def _reserved(flags: int) -> Reserved:
+    if flags & FrontendFlag.PORT_RESERVED:
+        return Reserved.PORT
+    return Reserved.PLACE if flags & FrontendFlag.RESERVED else Reserved.NOTHING

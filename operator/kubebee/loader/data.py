@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from kubebee.api.v1alpha1.values import FreeValue
@@ -53,7 +53,7 @@ class LbData:
         maps: Mapping[str, Map],
         unit: LbUnit,
         *,
-        keep_others: bool = False,
+        keep: Callable[[Frontend], bool] | None = None,
         ahead: Ahead | None = None,
     ) -> tuple[Unserved, ...]:
         """Write the differences between the maps and `unit`; adopts what it finds first.
@@ -61,8 +61,8 @@ class LbData:
         Args:
             maps: the load balancer's.
             unit: what they shall hold.
-            keep_others: frontends that `unit` does not have stay as they are: it is not known yet whether
-                somebody wants them.
+            keep: tells of a frontend that the maps have and `unit` has not whether it stays: it may not be
+                known yet if somebody wants it. None: all go.
             ahead: told of addresses of backends before they are written.
 
         Returns:
@@ -76,8 +76,9 @@ class LbData:
         lb_sockets.apply(maps)
         if not IPV6.present(maps):  # a version that runs because the newest, which has them, failed
             unit = _without_ipv6(unit)
-        if keep_others:
-            unit = replace(unit, frontends=_served(state) | dict(unit.frontends))
+        kept = {key: each for key, each in _served(state).items() if keep(each)} if keep else {}
+        if kept:
+            unit = replace(unit, frontends=kept | dict(unit.frontends))
         try:
             config = _with_addresses(unit, state.families)
             return state.apply(maps, unit.frontends, config, ahead).unserved

@@ -1,8 +1,8 @@
-"""The Services that the load balancer serves beside explicit frontends, and what there is to say of them."""
+"""Services and host ports that the load balancer serves beside explicit frontends, and news of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -14,6 +14,8 @@ from kubebee.loader.failures import describe
 from kubebee.planner.plan import LbUnit
 from kubebee.planner.report import Failure, Stage
 
+POD = "Pod/"
+"""Owners of host ports begin so."""
 SHOWN = 5
 """Of many messages of one kind so many are said, and how many there are."""
 
@@ -30,6 +32,10 @@ class ServiceSource(Protocol):
         """Why there is no news of them."""
 
     @property
+    def pods_trouble(self) -> KubebeeError | None:
+        """Why there is no news of this node's pods."""
+
+    @property
     def wanted(self) -> bool:
         """Whether somebody wants them."""
 
@@ -43,7 +49,7 @@ class ServiceSource(Protocol):
 
 
 class LbServices:
-    """Adds the frontends of Services to a load balancer.
+    """Adds the frontends of Services and host ports to a load balancer.
 
     Args:
         source: where Services come from.
@@ -58,6 +64,17 @@ class LbServices:
     def awaited(self, lb: LbUnit) -> bool:
         """Whether it wants Services and not all of them are known: those in the maps may be among them."""
         return lb.services is not None and not self._source.table.synced
+
+    def kept(self, lb: LbUnit) -> Callable[[Frontend], bool] | None:
+        """Which frontends stay in the maps though it does not have them: it is not known yet if they go.
+
+        None: none does.
+        """
+        if self.awaited(lb):
+            return lambda _: True
+        if lb.services is not None and lb.services.host_ports and not self._source.table.host_ports.synced:
+            return lambda frontend: frontend.owner.startswith(POD)
+        return None
 
     def added_to(self, lb: LbUnit) -> LbUnit:
         """The load balancer with the frontends of Services, as last refreshed; of its own none gives way."""
@@ -97,8 +114,13 @@ class LbServices:
 
     def news(self) -> Iterator[tuple[str, str]]:
         """Reason and text of what can't be served and was not said yet."""
-        yield from self._fresh(self.left_out(), reason="ServiceLeftOut")
+        left_out = self.left_out()
+        yield from self._fresh((one for one in left_out if not one.startswith(POD)), reason="ServiceLeftOut")
+        yield from self._fresh((one for one in left_out if one.startswith(POD)), reason="HostPortLeftOut")
         yield from self._fresh(self.warnings(), reason="ServiceWarning")
+        trouble = self._source.pods_trouble
+        unknown = [f"host ports of pods are not known: {trouble}"] if trouble is not None else []
+        yield from self._fresh(unknown, reason="HostPortsUnknown")
 
     def _fresh(self, texts: Iterable[str], *, reason: str) -> Iterator[tuple[str, str]]:
         now = frozenset(texts)

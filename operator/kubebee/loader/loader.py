@@ -202,10 +202,10 @@ class Loader:
         before = self.states[unit.key].failure
         try:
             if isinstance(unit, LbUnit):
-                awaited = self.services is not None and self.services.awaited(unit)
+                keep = self.services.kept(unit) if self.services is not None else None
                 unit = self.lb_checks.applied_to(unit, self.lb.adopt(maps))
                 self.lb_upkeep.prepare(maps, self.lb.adopt(maps), self._balanced)
-                unserved = self.lb.apply(maps, unit, keep_others=awaited, ahead=self.lb_upkeep.ahead)
+                unserved = self.lb.apply(maps, unit, keep=keep, ahead=self.lb_upkeep.ahead)
                 assert self.lb.state is not None
                 self.lb_upkeep.follow(maps, self.lb.state, unit.drain_seconds)
                 self.lb_cutter.follow(maps, self.lb.state.take_left())

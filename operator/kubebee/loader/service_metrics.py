@@ -40,10 +40,15 @@ class ServiceMetrics(Collector):
                 "Endpoints of these, serving or not.",
                 counts.endpoints,
             ),
-            ("kubebee_services_frontends", "Addresses with port that these have.", counts.frontends),
+            (
+                "kubebee_services_frontends",
+                "Addresses with port that these and host ports have.",
+                counts.frontends,
+            ),
+            ("kubebee_host_ports", "Host ports of this node's pods that are served.", counts.host_ports),
             (
                 "kubebee_services_left_out",
-                "Addresses with port that are served for another Service, as it has the older claim.",
+                "Addresses with port that are served for somebody else, who has the stronger claim.",
                 counts.left_out,
             ),
             (

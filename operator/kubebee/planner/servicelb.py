@@ -192,6 +192,7 @@ def services_wanted(accepted: Sequence[Served]) -> ServicesWanted | None:
             served.declared.key.name,
             _requirements(served.spec.services.selector),
             Forwarding.DSR_IPIP if served.spec.forwarding.mode == "DSR" else Forwarding.SNAT,
+            host_ports=bool(served.spec.services.all),
         )
         for served in accepted
         if served.spec.services is not None and (served.spec.services.all or served.spec.services.selector)

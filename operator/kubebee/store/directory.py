@@ -17,7 +17,14 @@ from pathlib import Path
 
 from kubebee.errors import KubebeeError
 from kubebee.lb.services.intake import DEFAULT_NAMESPACE
-from kubebee.lb.services.objects import ServiceObject, SliceObject, service_from, slice_from
+from kubebee.lb.services.objects import (
+    PodObject,
+    ServiceObject,
+    SliceObject,
+    pod_from,
+    service_from,
+    slice_from,
+)
 from kubebee.planner.declared import Declared
 from kubebee.planner.plan import ResourceKey
 from kubebee.store.manifests import (
@@ -35,9 +42,12 @@ from kubebee.store.state import Accepted, EventRecord, ServicesRecord, StateDire
 from kubebee.store.valid import Valid, validate
 
 KINDS = frozenset({"BpfProgram", "ServiceLB", "HostPolicy"})
-_SERVICE_KINDS: Mapping[str, Callable[[object, str], ServiceObject | SliceObject]] = {
+ClusterObject = ServiceObject | SliceObject | PodObject
+"""What a cluster has of itself; here it is written by hand."""
+_CLUSTER_KINDS: Mapping[str, Callable[[object, str], ClusterObject]] = {
     "Service": service_from,
     "EndpointSlice": slice_from,
+    "Pod": pod_from,
 }
 QUIET_SECONDS = 0.2
 """A file that lost documents and was written so lately may not be written to its end."""
@@ -81,17 +91,17 @@ class _Entry:
 
     document: Document
     name: tuple[str, str] | None
-    outcome: Valid | ServiceObject | SliceObject | KubebeeError | None  # None: a ConfigMap
-    before: ServiceObject | SliceObject | None = None  # the last valid version, if this one is not
+    outcome: Valid | ClusterObject | KubebeeError | None  # None: a ConfigMap
+    before: ClusterObject | None = None  # the last valid version, if this one is not
 
     @property
     def file(self) -> str:
         return self.document.where.partition("#")[0]
 
     @property
-    def service(self) -> ServiceObject | SliceObject | None:
-        """The Service or EndpointSlice that is in force by this document."""
-        return self.outcome if isinstance(self.outcome, (ServiceObject, SliceObject)) else self.before
+    def cluster_object(self) -> ClusterObject | None:
+        """The Service, EndpointSlice or Pod that is in force by this document."""
+        return self.outcome if isinstance(self.outcome, ClusterObject) else self.before
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,13 +155,13 @@ class DirectoryStore:
         rejected: list[Rejected] = []
         seen: dict[tuple[str, str], str] = {}
         config_maps: dict[tuple[str, str], dict[str, str]] = {}
-        services: dict[tuple[str, str], ServiceObject | SliceObject] = {}
+        objects: dict[tuple[str, str], ClusterObject] = {}
         for entry in self._entries_oldest_first():
             if entry.outcome is None:
                 config_maps[_config_map_key(entry.document.body)] = _config_map_data(entry.document.body)
                 continue
-            if entry.service is not None and entry.name is not None:
-                services.setdefault(entry.name, entry.service)
+            if entry.cluster_object is not None and entry.name is not None:
+                objects.setdefault(entry.name, entry.cluster_object)
             refusal = self._take(entry, seen)
             if refusal is not None:
                 rejected.append(refusal)
@@ -164,8 +174,9 @@ class DirectoryStore:
             config_maps,
             tuple(rejected),
             again,
-            services=tuple(one for one in services.values() if isinstance(one, ServiceObject)),
-            slices=tuple(one for one in services.values() if isinstance(one, SliceObject)),
+            services=tuple(one for one in objects.values() if isinstance(one, ServiceObject)),
+            slices=tuple(one for one in objects.values() if isinstance(one, SliceObject)),
+            pods=tuple(one for one in objects.values() if isinstance(one, PodObject)),
         )
 
     def stale(self) -> bool:
@@ -398,7 +409,7 @@ def _read(path: Path, stamp: _Stamp, known: _File | None, valid: Mapping[tuple[s
         documents = parse_documents(path.name, raw, remembered)
     except ManifestError as error:
         # What resources were is kept elsewhere; Services that can't be read just now are not gone either.
-        kept = tuple(entry for entry in known.entries if entry.service is not None) if known else ()
+        kept = tuple(entry for entry in known.entries if entry.cluster_object is not None) if known else ()
         return _File(stamp, kept, error, racy, remembered=known.remembered if known else Remembered())
     before = {entry.name: entry for entry in known.entries} if known else {}
     entries = tuple(_entry(document, before, valid) for document in documents)
@@ -416,11 +427,11 @@ def _entry(
         return known
     if name and name[0] == "ConfigMap":
         return _Entry(document, name, None)
-    if name and name[0] in _SERVICE_KINDS:
+    if name and name[0] in _CLUSTER_KINDS:
         try:
-            return _Entry(document, name, _SERVICE_KINDS[name[0]](document.body, document.where))
+            return _Entry(document, name, _CLUSTER_KINDS[name[0]](document.body, document.where))
         except KubebeeError as error:
-            return _Entry(document, name, error, known.service if known else None)
+            return _Entry(document, name, error, known.cluster_object if known else None)
     try:
         return _Entry(document, name, validate(document.body, document.where, valid.get(name or ("", ""))))
     except KubebeeError as error:
@@ -435,7 +446,7 @@ def _name_of(body: object) -> tuple[str, str] | None:
     kind, name = body.get("kind"), metadata.get("name") if isinstance(metadata, dict) else None
     if not (isinstance(kind, str) and isinstance(name, str) and isinstance(metadata, dict)):
         return None
-    if kind in _SERVICE_KINDS:
+    if kind in _CLUSTER_KINDS:
         name = f"{metadata.get('namespace') or DEFAULT_NAMESPACE}/{name}"
     return kind, name
 

@@ -1,4 +1,4 @@
-"""Services and EndpointSlices of a folder of manifests, on their way into the table."""
+"""Services, EndpointSlices and Pods of a folder of manifests, on their way into the table."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from kubebee.errors import KubebeeError
 from kubebee.lb.services.claims import Name
 from kubebee.lb.services.intake import Intake, name_of
-from kubebee.lb.services.objects import ServiceObject, SliceObject
+from kubebee.lb.services.objects import PodObject, ServiceObject, SliceObject
 from kubebee.lb.services.table import ServiceTable
 from kubebee.store.snapshot import Snapshot
 
@@ -18,7 +18,7 @@ class FolderServices:
     """Takes what each scan of the folder found; node ports are served on the machine's own addresses.
 
     Attributes:
-        trouble: None: a folder that can't be read is said elsewhere.
+        trouble, pods_trouble: None: a folder that can't be read is said elsewhere.
         heard_at: time.time() of the last scan, 0 before the first.
         wanted: whether somebody wants them.
         changed: set when a new address of the machine is noticed.
@@ -29,6 +29,7 @@ class FolderServices:
     """
 
     trouble: KubebeeError | None = None
+    pods_trouble: KubebeeError | None = None
 
     def __init__(self, table: ServiceTable, addresses: Callable[[], tuple[bytes, ...]]) -> None:
         self.table = table
@@ -39,13 +40,14 @@ class FolderServices:
         self._intake = Intake(table)
         self._services: dict[Name, ServiceObject] = {}
         self._slices: dict[Name, SliceObject] = {}
+        self._pods: dict[Name, PodObject] = {}
 
     @property
     def watching(self) -> bool:
         """Whether news would come in now."""
         return True
 
-    def want(self, wanted: bool) -> None:
+    def want(self, wanted: bool, *, pods: bool = False) -> None:  # noqa: ARG002
         """What is in the folder is read anyway."""
         self.wanted = wanted
 
@@ -60,10 +62,15 @@ class FolderServices:
         for slice_name, one in slices.items():
             if self._slices.get(slice_name) is not one:
                 self._intake.put_slice(one)
+        pods = {name_of(found): found for found in snapshot.pods}
+        for pod_name, pod in pods.items():
+            if self._pods.get(pod_name) is not pod:
+                self._intake.put_pod(pod)
         self._intake.keep_services(services.keys())
         self._intake.keep_slices(slices.keys())
-        self._services, self._slices = services, slices
-        self.table.synced = True
+        self._intake.keep_pods(pods.keys())
+        self._services, self._slices, self._pods = services, slices, pods
+        self.table.synced = self.table.host_ports.synced = True
         self.heard_at = time.time()
 
     def look(self) -> None:

@@ -1,4 +1,4 @@
-"""A cluster's Services and EndpointSlices, and a node's own Node, on their way into the table."""
+"""A cluster's Services and EndpointSlices, and a node's own Node and Pods, on their way into the table."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ from typing import Any, Generic, TypeVar
 from kubebee.errors import KubebeeError
 from kubebee.lb.services.claims import Name
 from kubebee.lb.services.intake import Intake, name_of
-from kubebee.lb.services.objects import HEADLESS, PROXY_NAME, NodeObject, ServiceObject, SliceObject
+from kubebee.lb.services.objects import (
+    HEADLESS,
+    PROXY_NAME,
+    NodeObject,
+    PodObject,
+    ServiceObject,
+    SliceObject,
+)
 from kubebee.lb.services.table import ServiceTable
 from kubebee.store.api_client import ApiClient
 from kubebee.store.reflector import Collection, Reflector
@@ -22,14 +29,16 @@ _FOR_PROXIES = {"labelSelector": f"!{PROXY_NAME},!{HEADLESS}"}
 _SERVICES = "/api/v1/services"
 _SLICES = "/apis/discovery.k8s.io/v1/endpointslices"
 _NODES = "/api/v1/nodes"
-_T = TypeVar("_T", ServiceObject, SliceObject, NodeObject)
+_PODS = "/api/v1/pods"
+_T = TypeVar("_T", ServiceObject, SliceObject, NodeObject, PodObject)
 
 
 class ClusterServices:
     """Follows the API server while Services are wanted; see the module's docstring.
 
-    An outage drops nothing, and what was never listed is not taken for absent: `table.synced` says when all
-    three kinds were listed once.
+    An outage drops nothing, and what was never listed is not taken for absent: `table.synced` says when
+    Services, EndpointSlices and the Node were listed once, `table.host_ports.synced` when Pods were. Nothing
+    waits for Pods: without the right to them all else is served.
 
     Attributes:
         heard_at: time.time() when the API server last said anything, 0 before the first.
@@ -46,9 +55,10 @@ class ClusterServices:
         self.changed = asyncio.Event()
         self._client = client
         self._intake = Intake(table)
-        self._on, self._off = asyncio.Event(), asyncio.Event()
+        self._on, self._off, self._pods_on = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._reflectors: list[Reflector[Any]] = []
         self._sinks: list[_Sink[Any]] = []
+        self._pods: _Sink[PodObject] | None = None
 
     @property
     def wanted(self) -> bool:
@@ -57,7 +67,7 @@ class ClusterServices:
 
     @property
     def watching(self) -> bool:
-        """Whether news of all three kinds would come in now."""
+        """Whether news of all kinds would come in now."""
         return bool(self._reflectors) and all(reflector.watching for reflector in self._reflectors)
 
     @property
@@ -65,11 +75,20 @@ class ClusterServices:
         """Why the API server can't be asked, None while it can."""
         return next((sink.trouble for sink in self._sinks if sink.trouble is not None), None)
 
-    def want(self, wanted: bool) -> None:
-        """Whether to follow."""
+    @property
+    def pods_trouble(self) -> KubebeeError | None:
+        """The same for Pods."""
+        return self._pods.trouble if self._pods is not None else None
+
+    def want(self, wanted: bool, *, pods: bool = False) -> None:
+        """Whether to follow, and whether the node's Pods, too; those go on until nothing is wanted."""
         now, otherwise = (self._on, self._off) if wanted else (self._off, self._on)
         now.set()
         otherwise.clear()
+        if wanted and pods:
+            self._pods_on.set()
+        if not wanted:
+            self._pods_on.clear()
 
     def take(self, snapshot: Snapshot) -> None:
         """Nothing: in a cluster Services don't come with the resources."""
@@ -105,11 +124,22 @@ class ClusterServices:
         async with asyncio.TaskGroup() as group:
             for reflector in self._reflectors:
                 group.create_task(reflector.run())
+            await self._pods_on.wait()
+            group.create_task(self._follow_pods())
+
+    async def _follow_pods(self) -> None:
+        ours = {"fieldSelector": f"spec.nodeName={self.table.facts.name}"}
+        intake = self._intake
+        self._pods = _Sink(self, intake.put_pod, intake.drop_pod, intake.keep_pods)
+        reflector = Reflector(self._client, Collection(_PODS, PodObject, ours), self._pods)
+        self._reflectors.append(reflector)
+        await reflector.run()
 
     def _forget(self) -> None:
         """Nobody wants them any more, and what is not followed grows old."""
-        self.table.synced = False
-        self._reflectors, self._sinks = [], []
+        self.table.synced = self.table.host_ports.synced = False
+        self._reflectors, self._sinks, self._pods = [], [], None
+        self._intake.keep_pods(set())
         self._intake.keep_services(set())
         self._intake.keep_slices(set())
 
@@ -122,6 +152,8 @@ class ClusterServices:
         if not self.table.synced and all(sink.listed for sink in self._sinks):
             self.table.synced = True
             log.info("all Services, EndpointSlices and this node's Node are listed")
+        if self._pods is not None and self._pods.listed:
+            self.table.host_ports.synced = True
         if self.table.synced:
             self.changed.set()
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from kubebee.errors import KubebeeError
-from kubebee.lb.services.objects import ServiceObject, SliceObject
+from kubebee.lb.services.objects import PodObject, ServiceObject, SliceObject
 from kubebee.planner.declared import Declared
 from kubebee.planner.plan import ResourceKey
 from kubebee.store.state import EventRecord, ServicesRecord
@@ -35,7 +35,7 @@ class Snapshot:
     Attributes:
         look_again: seconds after which to scan again, because a file may be half written; 0: no need to.
         generation: of the node's own object, where the store has one.
-        services, slices: Services and EndpointSlices where they come with the resources.
+        services, slices, pods: Services, EndpointSlices and Pods where they come with the resources.
     """
 
     resources: tuple[Declared, ...]
@@ -45,6 +45,7 @@ class Snapshot:
     generation: int = 0
     services: tuple[ServiceObject, ...] = ()
     slices: tuple[SliceObject, ...] = ()
+    pods: tuple[PodObject, ...] = ()
 
 
 class Store(Protocol):

@@ -71,6 +71,7 @@ class ServicesRecord(msgspec.Struct, kw_only=True, rename="camel"):
     services: int
     endpoints: int
     frontends: int
+    host_ports: int = 0
     left_out_count: int
     left_out: list[str]
     warnings_count: int

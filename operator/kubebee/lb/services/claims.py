@@ -1,4 +1,4 @@
-"""Who serves an address and port where several Services ask for it, and what all frontends need together."""
+"""Who serves an address and port where several ask for it, and what all frontends need together."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from kubebee.lb.services.frontends import Claim, Rank
 from kubebee.lb.sizes import Need, Needs, need_of
 
 Name = tuple[str, str]
-"""Namespace and name of a Service."""
+"""Namespace and name of a Service or a pod."""
+
+Claimant = tuple[str, ...]
+"""A Service by its name; a pod by its name and one word more, so that it is none of the same name."""
 
 
 class Precedence(NamedTuple):
@@ -20,7 +23,7 @@ class Precedence(NamedTuple):
 
     rank: Rank
     created: str
-    name: Name
+    name: Claimant
 
 
 class LeftOut(NamedTuple):
@@ -70,7 +73,7 @@ def _covering(mine: Need, its: Need) -> Need:
 
 
 class Claims:
-    """Claims of Services to addresses and ports.
+    """Claims of Services and pods to addresses and ports.
 
     Attributes:
         addresses: of frontends that packets from outside may be for, each with its number of frontends.
@@ -83,18 +86,18 @@ class Claims:
         self.addresses: Counter[bytes] = Counter()
         self._frontends = frontends
         self._holders: dict[FrontendKey, Precedence] = {}
-        self._contests: dict[FrontendKey, dict[Name, tuple[Precedence, Frontend]]] = {}
+        self._contests: dict[FrontendKey, dict[Claimant, tuple[Precedence, Frontend]]] = {}
         self._needs = {family: Need() for family in FAMILIES}
         self._dsr = self._affine = 0
 
-    def place(self, name: Name, created: str, before: Iterable[Claim], after: Iterable[Claim]) -> bool:
-        """Exchange a Service's claims; returns whether a frontend changed.
+    def place(self, name: Claimant, created: str, before: Iterable[Claim], after: Iterable[Claim]) -> bool:
+        """Exchange somebody's claims; returns whether a frontend changed.
 
         Args:
-            name: of the Service.
+            name: whose.
             created: RFC 3339.
-            before: its claims at the last call.
-            after: its claims from now on.
+            before: the claims at the last call.
+            after: those from now on.
         """
         changed = False
         wanted = {claim.frontend.key: claim for claim in after}
@@ -114,7 +117,7 @@ class Claims:
         contest[precedence.name] = (precedence, frontend)
         return self._hold(key, *min(contest.values(), key=_precedence))
 
-    def _withdraw(self, key: FrontendKey, name: Name) -> bool:
+    def _withdraw(self, key: FrontendKey, name: Claimant) -> bool:
         contest = self._contests.get(key)
         if contest is None:
             del self._holders[key]

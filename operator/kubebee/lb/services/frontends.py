@@ -3,33 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from enum import IntEnum
 from typing import NamedTuple
 
-from kubebee.lb.model import MAX_BACKENDS, Backend, Forwarding, Frontend, FrontendKey, Prefix
+from kubebee.lb.model import MAX_BACKENDS, Backend, Forwarding, Frontend, FrontendKey, Prefix, Reserved
 from kubebee.lb.services.facts import NodeFacts
 from kubebee.lb.services.service import Port, Service
 from kubebee.lb.services.serving import Serving, endpoints, serving
 from kubebee.lb.services.slices import Slice
 
 LOOPBACKS = {len(address): address for address in (bytes((127, 0, 0, 1)), bytes(15) + b"\x01")}
-"""By length. The programs that keep node ports from being bound know them by their entry there."""
+"""By length. The programs that keep ports from being bound know those by their entry there."""
 
 
 class Rank(IntEnum):
     """Whose claim to an address and port is stronger, whatever its age: what the cluster gave comes first.
 
-    Else a Service of any namespace could take another's address by its externalIPs (CVE-2020-8554).
+    Else a Service of any namespace could take another's address by its externalIPs (CVE-2020-8554). Of a pod
+    that ends and the one that follows it the latter has the host port.
     """
 
     CLUSTER = 0
     NODE_PORT = 1
     INGRESS = 2
-    EXTERNAL = 3
+    HOST_PORT = 3
+    HOST_PORT_ENDING = 4
+    EXTERNAL = 5
 
 
 class Claim(NamedTuple):
-    """A frontend that a Service asks for."""
+    """A frontend that a Service or a pod asks for."""
 
     rank: Rank
     frontend: Frontend
@@ -121,7 +125,8 @@ class _Maker:
             for address in self._own(facts.addresses):
                 yield Claim(Rank.NODE_PORT, self._external(address, port.node_port))
             loopback = LOOPBACKS[self._length]
-            yield Claim(Rank.NODE_PORT, self._external(loopback, port.node_port, sockets_only=True))
+            entry = self._external(loopback, port.node_port)
+            yield Claim(Rank.NODE_PORT, replace(entry, sockets_only=True, reserved=Reserved.PORT))
         if not service.closed:
             ranges = tuple(one for one in service.source_ranges if len(one.address) == self._length)
             if any(one.length == 0 for one in ranges):
@@ -141,20 +146,17 @@ class _Maker:
         backends = chosen.here if local else chosen.everywhere
         return self._frontend(key, backends, drop=local and chosen.exists and not backends)
 
-    def _external(
-        self, address: bytes, port: int, ranges: tuple[Prefix, ...] = (), *, sockets_only: bool = False
-    ) -> Frontend:
+    def _external(self, address: bytes, port: int, ranges: tuple[Prefix, ...] = ()) -> Frontend:
         """An address for clients outside the cluster; those on this node get any endpoint all the same."""
         chosen = self._chosen
         key = FrontendKey(address, port, self._port.protocol)
         if not self._service.external_local or chosen.here == chosen.everywhere:
-            return self._frontend(key, chosen.everywhere, ranges=ranges, sockets_only=sockets_only)
+            return self._frontend(key, chosen.everywhere, ranges=ranges)
         return self._frontend(
             key,
             chosen.here,
             inside=chosen.everywhere,
             ranges=ranges,
-            sockets_only=sockets_only,
             drop=not chosen.here and chosen.exists,
         )
 
@@ -165,7 +167,6 @@ class _Maker:
         inside: tuple[Backend, ...] | None = None,
         ranges: tuple[Prefix, ...] = (),
         *,
-        sockets_only: bool = False,
         drop: bool = False,
     ) -> Frontend:
         return Frontend(
@@ -175,7 +176,6 @@ class _Maker:
             forwarding=self._forwarding_of(key.port, (*backends, *(inside or ()))),
             affinity_seconds=self._service.affinity_seconds,
             source_ranges=ranges,
-            sockets_only=sockets_only,
             drop_outside=drop,
             owner=self._owner,
         )

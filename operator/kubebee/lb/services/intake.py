@@ -7,7 +7,8 @@ from collections.abc import Set
 
 from kubebee.lb.services.claims import Name
 from kubebee.lb.services.facts import NodeFacts
-from kubebee.lb.services.objects import SERVICE_NAME, NodeObject, ServiceObject, SliceObject
+from kubebee.lb.services.objects import SERVICE_NAME, NodeObject, PodObject, ServiceObject, SliceObject
+from kubebee.lb.services.pods import pack_pod
 from kubebee.lb.services.service import pack_service
 from kubebee.lb.services.slices import Packer
 from kubebee.lb.services.table import ServiceTable
@@ -15,7 +16,7 @@ from kubebee.lb.services.table import ServiceTable
 DEFAULT_NAMESPACE = "default"
 
 
-def name_of(found: ServiceObject | SliceObject | NodeObject) -> Name:
+def name_of(found: ServiceObject | SliceObject | NodeObject | PodObject) -> Name:
     """Namespace and name of an object; a manifest may leave the namespace out."""
     return sys.intern(found.metadata.namespace or DEFAULT_NAMESPACE), found.metadata.name
 
@@ -31,6 +32,7 @@ class Intake:
         self.table = table
         self._packer = Packer(table.facts.name)
         self._services: set[Name] = set()
+        self._pods: set[Name] = set()
         self._slices: dict[Name, Name] = {}  # to the Service that each is of
 
     def put_service(self, found: ServiceObject) -> None:
@@ -67,6 +69,26 @@ class Intake:
     def put_node(self, found: NodeObject) -> None:
         """The node as it is now."""
         self.table.put_facts(NodeFacts.of(found))
+
+    def put_pod(self, found: PodObject) -> None:
+        """A pod as it is now; of those without host ports nothing is kept."""
+        name, pod = name_of(found), pack_pod(found, self.table.facts.name)
+        if pod is None:
+            self.drop_pod(name)
+        else:
+            self._pods.add(name)
+            self.table.host_ports.put(name, pod)
+
+    def drop_pod(self, name: Name) -> None:
+        """A pod is gone."""
+        if name in self._pods:
+            self._pods.discard(name)
+            self.table.host_ports.put(name, None)
+
+    def keep_pods(self, names: Set[Name]) -> None:
+        """These are all the pods of the node."""
+        for name in self._pods - names:
+            self.drop_pod(name)
 
     def keep_services(self, names: Set[Name]) -> None:
         """These are all the Services there are."""

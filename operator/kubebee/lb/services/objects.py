@@ -1,4 +1,4 @@
-"""Service, EndpointSlice and Node as the API server or a manifest has them, as far as they are read here.
+"""Service, EndpointSlice, Pod and Node as the API server or a manifest has them, as far as they are read.
 
 Unknown fields are passed over, and null is taken for an absent list: Go writes an empty one so. Types are
 those of the API; what values mean, wrong ones too, is for those who read them.
@@ -19,7 +19,7 @@ ZONE = "topology.kubernetes.io/zone"
 
 
 class ServiceObjectError(KubebeeError):
-    """A document is no Service or EndpointSlice."""
+    """A document is no Service, EndpointSlice or Pod."""
 
     reason = "InvalidManifest"
 
@@ -184,7 +184,65 @@ class NodeObject(_Struct, frozen=True):
     status: NodeStatus | None = None
 
 
-_T = TypeVar("_T", ServiceObject, SliceObject)
+class PodMetadata(_Struct, frozen=True):
+    """metadata of a Pod; its annotations may be long, and none is read."""
+
+    name: str = ""
+    namespace: str = ""
+    creation_timestamp: str | None = None
+    deletion_timestamp: str | None = None
+    resource_version: str = ""
+
+
+class ContainerPort(_Struct, frozen=True):
+    """spec.containers[].ports[] of a Pod."""
+
+    container_port: int = 0
+    host_port: int = 0
+    host_ip: str | None = msgspec.field(default=None, name="hostIP")
+    protocol: str | None = None
+    name: str | None = None
+
+
+class Container(_Struct, frozen=True):
+    """spec.containers[] and spec.initContainers[] of a Pod."""
+
+    ports: list[ContainerPort] | None = None
+    restart_policy: str | None = None
+
+
+class PodSpec(_Struct, frozen=True):
+    """spec of a Pod."""
+
+    node_name: str | None = None
+    host_network: bool | None = None
+    containers: list[Container] | None = None
+    init_containers: list[Container] | None = None
+
+
+class PodIP(_Struct, frozen=True):
+    """status.podIPs[] of a Pod."""
+
+    ip: str | None = None
+
+
+class PodStatus(_Struct, frozen=True):
+    """status of a Pod."""
+
+    phase: str | None = None
+    pod_ip: str | None = msgspec.field(default=None, name="podIP")
+    pod_ips: list[PodIP] | None = msgspec.field(default=None, name="podIPs")
+
+
+class PodObject(_Struct, frozen=True):
+    """A Pod, v1."""
+
+    metadata: PodMetadata
+    spec: PodSpec = PodSpec()
+    status: PodStatus | None = None
+
+
+_T = TypeVar("_T", ServiceObject, SliceObject, PodObject)
 
 
 def service_from(document: object, where: str) -> ServiceObject:
@@ -208,6 +266,15 @@ def slice_from(document: object, where: str) -> SliceObject:
             f"it has no label {SERVICE_NAME}", where=where, hint="the label names the Service it is for"
         )
     return found
+
+
+def pod_from(document: object, where: str) -> PodObject:
+    """A manifest's Pod.
+
+    Raises:
+        ServiceObjectError: it is none; the message names the field.
+    """
+    return _convert(document, "v1", PodObject, where)
 
 
 def _convert(document: object, version: str, kind: type[_T], where: str) -> _T:

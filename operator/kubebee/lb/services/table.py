@@ -9,6 +9,7 @@ from kubebee.lb.model import Frontend, FrontendKey
 from kubebee.lb.services.claims import Claims, LeftOut, Name, Shape
 from kubebee.lb.services.facts import NodeFacts
 from kubebee.lb.services.frontends import Claim, HealthCheck, Made, make
+from kubebee.lb.services.host_ports import HostPorts
 from kubebee.lb.services.service import Service
 from kubebee.lb.services.slices import Slice
 from kubebee.lb.services.wanted import ServicesWanted
@@ -21,14 +22,16 @@ class Counts:
     Attributes:
         services: those that are served, if only in part.
         endpoints: theirs, each once for each Service, whether they serve or not.
-        frontends: addresses with port.
-        left_out: addresses with port that another Service has the stronger claim to.
+        frontends: addresses with port, those of host ports too.
+        left_out: addresses with port that somebody else has the stronger claim to.
+        host_ports: of this node's pods.
     """
 
     services: int = 0
     endpoints: int = 0
     frontends: int = 0
     left_out: int = 0
+    host_ports: int = 0
 
 
 @dataclass(slots=True)
@@ -48,6 +51,7 @@ class ServiceTable:
         synced: all there is has been put in at least once. Until then what is missing means nothing.
         frontends: what this node serves, as of the last refresh; explicit frontends are not in it, and one of
             them has its key whatever a Service asks for.
+        host_ports: those of this node's pods, a part of `frontends`.
 
     Args:
         facts: the node.
@@ -63,6 +67,7 @@ class ServiceTable:
         self._warned: dict[Name, tuple[str, ...]] = {}
         self._checks: dict[Name, HealthCheck] = {}
         self._claims = Claims(self.frontends)
+        self.host_ports = HostPorts(self._claims)
         self._served = 0
         self._endpoints = 0
 
@@ -114,6 +119,7 @@ class ServiceTable:
 
     def _all_dirty(self) -> None:
         self._dirty.update(name for name, entry in self._entries.items() if entry.service is not None)
+        self.host_ports.all_dirty()
 
     # -- what comes out --------------------------------------------------------------------------------------
 
@@ -123,7 +129,7 @@ class ServiceTable:
         for name in sorted(self._dirty):
             changed |= self._remake(name)
         self._dirty.clear()
-        return changed
+        return self.host_ports.refresh(self.facts, self._wanted) or changed
 
     def _remake(self, name: Name) -> bool:
         entry = self._entries[name]
@@ -153,7 +159,9 @@ class ServiceTable:
     @property
     def counts(self) -> Counts:
         """How much is served."""
-        return Counts(self._served, self._endpoints, len(self.frontends), self._claims.lost)
+        return Counts(
+            self._served, self._endpoints, len(self.frontends), self._claims.lost, self.host_ports.count
+        )
 
     @property
     def shape(self) -> Shape:
@@ -177,8 +185,9 @@ class ServiceTable:
         return sorted(found)
 
     def warnings(self) -> list[tuple[str, str]]:
-        """What of Services can't be acted on: (namespace/name, text)."""
-        return [("/".join(name), text) for name in sorted(self._warned) for text in self._warned[name]]
+        """What of Services and host ports can't be acted on: (namespace/name, text)."""
+        services = [("/".join(name), text) for name in sorted(self._warned) for text in self._warned[name]]
+        return [*services, *self.host_ports.warnings()]
 
     def health_checks(self) -> list[HealthCheck]:
         """What load balancers ask about."""

@@ -43,11 +43,13 @@ class Selection:
         owner: the ServiceLB's name.
         requirements: all must hold; none given: all Services.
         forwarding: of Services that name none.
+        host_ports: host ports of the node's pods too.
     """
 
     owner: str
     requirements: tuple[Requirement, ...] = ()
     forwarding: Forwarding = Forwarding.SNAT
+    host_ports: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,11 @@ class ServicesWanted:
     """All that a node serves: a Service is served as the first selection that it meets says."""
 
     selections: tuple[Selection, ...]
+
+    @property
+    def host_ports(self) -> bool:
+        """Whether the host ports of the node's pods are served."""
+        return any(one.host_ports for one in self.selections)
 
     def selection(self, labels: Mapping[str, str]) -> Selection | None:
         """The selection that a Service of these labels is served by, if there is one."""
