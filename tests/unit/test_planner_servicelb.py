@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kubebee.api.parse import parse_resource
-from kubebee.api.v1alpha1.servicelb import ServiceLB
+from kubebee.api.v1alpha1.servicelb import ServiceLB, SessionAffinity
 from kubebee.errors import KubebeeError
 from kubebee.lb.features import Features
 from kubebee.lb.model import parse_address
@@ -192,3 +192,57 @@ def test_without_ipv6_there_are_neither_its_maps_nor_its_code() -> None:
     assert [code.suffix for code in planned.packets] == [""]
     assert "ipv6=False" in planned.packets[0].xdp.source
     assert not any(name.endswith("6") for name in planned.map_sizes)
+
+
+CLIENT_IP, NO_AFFINITY = {"type": "ClientIP", "timeoutSeconds": 600}, {"type": "None"}
+
+
+@pytest.mark.parametrize(
+    ("of_spec", "of_frontend", "seconds"),
+    [
+        (None, None, 0),
+        (CLIENT_IP, None, 600),
+        (CLIENT_IP, NO_AFFINITY, 0),
+        (CLIENT_IP, {"type": "ClientIP"}, 10800),
+        (None, CLIENT_IP, 600),
+        (NO_AFFINITY, None, 0),
+    ],
+)
+def test_affinity_is_that_of_the_frontend_else_that_of_the_spec(
+    of_spec: dict[str, Any] | None, of_frontend: dict[str, Any] | None, seconds: int
+) -> None:
+    frontend: dict[str, Any] = {"name": "web", "address": "10.96.0.1", "port": 80}
+    if of_frontend is not None:
+        frontend["sessionAffinity"] = of_frontend
+    spec: dict[str, Any] = {"frontends": [frontend]}
+    if of_spec is not None:
+        spec["sessionAffinity"] = of_spec
+    made = balanced(spec)
+    assert [each.affinity_seconds for each in made.frontends.values()] == [seconds]
+    assert made.affinity is bool(seconds)
+
+
+def test_affinity_that_changes_in_the_spec_changes_frontends_that_are_known() -> None:
+    spec: dict[str, Any] = {"frontends": [{"name": "web", "address": "10.96.0.1", "port": 80}]}
+    before = load_balancer(spec)
+    after = before.model_copy(
+        update={"spec": before.spec.model_copy(update={"session_affinity": SessionAffinity(type="ClientIP")})}
+    )
+    (frontend,) = Balanced.of(after, Balanced.of(before)).frontends.values()
+    assert frontend.affinity_seconds == 10800
+
+
+def load_balancer(spec: dict[str, Any]) -> ServiceLB:
+    document = {
+        "apiVersion": "kubebee.dev/v1alpha1",
+        "kind": "ServiceLB",
+        "metadata": {"name": "it"},
+        "spec": spec,
+    }
+    resource = parse_resource(document)
+    assert isinstance(resource, ServiceLB)
+    return resource
+
+
+def balanced(spec: dict[str, Any]) -> Balanced:
+    return Balanced.of(load_balancer(spec))

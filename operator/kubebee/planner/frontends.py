@@ -46,13 +46,20 @@ def _frontend(owner: str, index: int, item: api.Frontend, spec: api.ServiceLBSpe
         backends = tuple(Backend(parse_address(b.address), b.port, b.weight) for b in item.backends)
         dsr = (item.forwarding or spec.forwarding).mode == "DSR"
         mode = Forwarding.DSR_IPIP if dsr else Forwarding.SNAT
-        frontend = Frontend(key, backends, forwarding=mode, owner=f"{owner}:{item.name}")
+        affinity = _affinity_seconds(item.session_affinity or spec.session_affinity)
+        frontend = Frontend(
+            key, backends, forwarding=mode, affinity_seconds=affinity, owner=f"{owner}:{item.name}"
+        )
         check_frontend(frontend)
     except KubebeeError as error:
         raise KubebeeError(
             error.message, reason=error.reason, where=f"{where} ({item.name})", hint=error.hint
         ) from error
     return frontend
+
+
+def _affinity_seconds(wanted: api.SessionAffinity | None) -> int:
+    return wanted.timeout_seconds if wanted is not None and wanted.type == "ClientIP" else 0
 
 
 def check_of(item: api.Frontend) -> Check | None:
@@ -91,6 +98,11 @@ def config_of(spec: api.ServiceLBSpec) -> LbConfig:
     return config
 
 
+def _inherited(spec: api.ServiceLBSpec) -> tuple[object, ...]:
+    """What frontends take from the spec where they say nothing."""
+    return spec.forwarding, spec.session_affinity
+
+
 @dataclass(frozen=True)
 class Balanced:
     """What the spec of a ServiceLB comes to.
@@ -123,7 +135,7 @@ class Balanced:
             KubebeeError: something of it can't be served.
         """
         known: dict[int, Frontend] = {}
-        if before is not None and before.spec.forwarding == lb.spec.forwarding:
+        if before is not None and _inherited(before.spec) == _inherited(lb.spec):
             pairs = zip(before.spec.frontends, before.frontends.values(), strict=True)
             known = {id(item): frontend for item, frontend in pairs}
         frontends = frontends_of(f"ServiceLB/{lb.metadata.name}", lb.spec, known)

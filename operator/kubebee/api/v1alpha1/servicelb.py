@@ -100,7 +100,7 @@ class Frontend(ApiModel):
     """The servers; none: clients are refused at once."""
     forwarding: Forwarding | None = None
     """Instead of that of the spec."""
-    session_affinity: Annotated[SessionAffinity | None, LATER] = None
+    session_affinity: SessionAffinity | None = None
     """Instead of that of the spec."""
     health_check: HealthCheck | None = None
     """Active checks of the backends; those that fail get no new connections."""
@@ -195,8 +195,8 @@ class ServiceLBSpec(ApiModel):
     """Sizes of the maps. Where several objects serve a node, the largest of each counts."""
     snat: Snat = Snat()
     """Source addresses and ports towards backends."""
-    session_affinity: Annotated[SessionAffinity | None, LATER] = None
-    """Whether a client stays with one backend."""
+    session_affinity: SessionAffinity | None = None
+    """Whether a client of `frontends` stays with one backend; Services have a field of their own for it."""
     healthz_port: Port | None = None
     """Port where each node answers whether it serves, under /healthz; kube-proxy's is 10256."""
     cut_over: Annotated[CutOver | None, LATER] = None
