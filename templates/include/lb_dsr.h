@@ -16,7 +16,6 @@
 
 #ifdef KB_LB_V6
 
-#define LB_TUNNEL IPPROTO_IPV6 /* RFC 2473 */
 #define LB_ENCAP_FLAGS BPF_F_ADJ_ROOM_ENCAP_L3_IPV6
 
 static __always_inline void lb_outer_header(__be32 *words, const struct lb_route *route, __u8 tos)
@@ -36,7 +35,6 @@ static __always_inline void lb_outer_source(lb_addr *source, const struct kb_lb_
 
 #else
 
-#define LB_TUNNEL IPPROTO_IPIP
 #define LB_ENCAP_FLAGS BPF_F_ADJ_ROOM_ENCAP_L3_IPV4
 
 /* A header without options, as words: five stores instead of ten. */

@@ -7,14 +7,20 @@
 #include "lb_reply.h"
 
 /* Not inline: few packets ask, and the stack is small. */
-static __noinline bool lb_is_ours(struct kb_ctx *ctx, const lb_ip *ip)
+static __noinline bool lb_is_own(struct kb_ctx *ctx, const lb_addr *client, const lb_addr *address)
 {
 	struct bpf_fib_lookup fib = { .family = LB_AF };
 
 	fib.ifindex = kb_ctx_ifindex(ctx);
-	__builtin_memcpy(fib.ipv6_src, lb_from(ip), sizeof(lb_addr)); /* a union with ipv4_src */
-	__builtin_memcpy(fib.ipv6_dst, lb_to(ip), sizeof(lb_addr));
+	__builtin_memcpy(fib.ipv6_src, client, sizeof(*client)); /* a union with ipv4_src */
+	__builtin_memcpy(fib.ipv6_dst, address, sizeof(*address));
 	return bpf_fib_lookup(ctx, &fib, sizeof(fib), 0) == BPF_FIB_LKUP_RET_NOT_FWDED;
+}
+
+/* Whether a packet is for an address of this node itself. */
+static __always_inline bool lb_is_ours(struct kb_ctx *ctx, const lb_ip *ip)
+{
+	return lb_is_own(ctx, lb_from(ip), lb_to(ip));
 }
 
 static __noinline int lb_echo(struct kb_ctx *ctx)

@@ -29,12 +29,19 @@ typedef struct ipv6hdr lb_ip;
 #define LB_ETH_P ETH_P_IPV6
 #define LB_AF 10 /* AF_INET6; <sys/socket.h> has no BPF variant */
 #define LB_ICMP IPPROTO_ICMPV6
+#define LB_TUNNEL IPPROTO_IPV6 /* RFC 2473 */
 #define LB_TTL(ip) ((ip)->hop_limit)
 #define LB_CSUM_FLAGS ((__u64)BPF_F_IPV6)
 
 static __always_inline enum kb_parsed lb_parse(struct kb_ctx *ctx, struct kb_packet *packet)
 {
 	return kb_parse_ipv6(ctx, packet);
+}
+
+/* A packet of the family that begins `l3_at` bytes into the frame. */
+static __always_inline enum kb_parsed lb_parse_at(struct kb_ctx *ctx, __u32 l3_at, struct kb_packet *packet)
+{
+	return kb_parse_ipv6_at(ctx, l3_at, packet);
 }
 
 static __always_inline lb_sum lb_sum_address(lb_sum sum, const lb_addr *address)
@@ -55,12 +62,21 @@ typedef struct iphdr lb_ip;
 #define LB_ETH_P ETH_P_IP
 #define LB_AF 2 /* AF_INET */
 #define LB_ICMP IPPROTO_ICMP
+#define LB_TUNNEL IPPROTO_IPIP /* RFC 2003 */
 #define LB_TTL(ip) ((ip)->ttl)
 #define LB_CSUM_FLAGS 0ULL
 
 static __always_inline enum kb_parsed lb_parse(struct kb_ctx *ctx, struct kb_packet *packet)
 {
 	return kb_parse_untagged_ipv4(ctx, packet);
+}
+
+/* A packet of the family that begins `l3_at` bytes into the frame. */
+static __always_inline enum kb_parsed lb_parse_at(struct kb_ctx *ctx, __u32 l3_at, struct kb_packet *packet)
+{
+	void *data = (void *)(long)ctx->data;
+
+	return kb_parse_ipv4_at(data, data + (l3_at & 0x3fff), (void *)(long)ctx->data_end, packet);
 }
 
 static __always_inline lb_sum lb_sum_address(lb_sum sum, const lb_addr *address)

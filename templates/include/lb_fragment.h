@@ -30,7 +30,8 @@ static __always_inline bool lb_fragment_key(struct kb_ctx *ctx, const struct kb_
 #ifdef KB_LB_V6
 	/* The id is the second half of the fragment header. */
 	return packet->fragment_at &&
-	       kb_ctx_load(ctx, LB_L3_AT + packet->fragment_at + 4, &key->id, sizeof(key->id));
+	       kb_ctx_load(ctx, (long)packet->ip6 - (long)packet->data + packet->fragment_at + 4, &key->id,
+			   sizeof(key->id));
 #else
 	(void)ctx;
 	key->id = packet->ip->id;

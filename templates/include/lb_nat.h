@@ -65,6 +65,61 @@ static __always_inline int lb_nobody(const struct kb_lb_frontend *frontend, __u8
 	return lb_refuse(protocol);
 }
 
+/* Makes a flow to `choice`; NULL: `error` is a drop reason. */
+static __always_inline struct LB_V(kb_lb_flow) *lb_nat_begin(struct kb_ctx *ctx, const struct kb_packet *packet,
+							      const struct LB_V(kb_lb_flow_key) *key,
+							      const struct LB_V(lb_choice) *choice, __u32 hash,
+							      bool *is_new, int *error)
+{
+	bool keep_client = lb_keeps_client(ctx, choice->backend, &key->saddr);
+	struct LB_V(kb_lb_flow) *flow;
+
+	*error = KB_DROP_LB_TTL;
+	if (!keep_client && LB_TTL(LB_IP(packet)) <= 1)
+		return NULL;
+	*error = lb_flow_create(key, choice, keep_client, hash);
+	if (*error > 0)
+		return NULL;
+	*is_new = !*error;
+	flow = *error ? bpf_map_lookup_elem(&LB_V(kb_lb_flow), key) : lb_flow_made();
+	*error = KB_DROP_LB_FLOWS;
+	return flow;
+}
+
+/* A packet of `flow` to its backend, which `choice` is. */
+static __always_inline int lb_nat_send(struct kb_ctx *ctx, const struct kb_packet *packet,
+				       const struct LB_V(kb_lb_flow_key) *key, const struct LB_V(kb_lb_flow) *flow,
+				       const struct LB_V(lb_choice) *choice, bool is_new)
+{
+	struct lb_route route;
+	struct lb_tuple to;
+	struct lb_hop hop;
+	int error;
+
+	to.saddr = flow->nat_address;
+	to.daddr = choice->backend->address;
+	to.sport = flow->nat_port;
+	to.dport = choice->backend->port;
+	if (LB_V(lb_same)(&to.saddr, &key->saddr)) {
+		LB_V(lb_count)(choice->id, 1, packet->len, is_new);
+		if (kb_is_fragment(packet))
+			lb_fragment_remember(ctx, packet, &to, choice->id, LB_FRAGMENT_UP);
+		return lb_rewrite(ctx, packet, &to, 0) ? KB_UP : kb_drop(KB_DROP_TRUNCATED);
+	}
+	if (LB_TTL(LB_IP(packet)) <= 1)
+		return kb_drop(KB_DROP_LB_TTL);
+	route.saddr = to.saddr;
+	route.daddr = to.daddr;
+	route.tot_len = lb_wire_len(ctx, packet);
+	route.protocol = key->protocol;
+	error = lb_backend_hop(ctx, choice->backend, &route, &hop);
+	if (error <= 0)
+		LB_V(lb_count)(choice->id, !lb_left_to_tc(error), lb_left_to_tc(error) ? 0 : packet->len, is_new);
+	if (kb_is_fragment(packet))
+		lb_fragment_remember(ctx, packet, &to, choice->id, LB_FRAGMENT_FORWARD);
+	return lb_forward(ctx, packet, &to, &hop, error);
+}
+
 static __always_inline int lb_nat(struct kb_ctx *ctx, const struct kb_packet *packet, const struct kb_l4 *l4,
 				  const struct kb_lb_frontend *frontend, __u32 hash)
 {
@@ -77,10 +132,7 @@ static __always_inline int lb_nat(struct kb_ctx *ctx, const struct kb_packet *pa
 	};
 	struct LB_V(kb_lb_flow) *flow = bpf_map_lookup_elem(&LB_V(kb_lb_flow), &key);
 	struct LB_V(lb_choice) choice;
-	struct lb_route route;
-	struct lb_tuple to;
-	struct lb_hop hop;
-	bool keep_client, is_new = false;
+	bool is_new = false;
 	int error;
 
 	if (flow && lb_starts_anew(flow, key.protocol, l4->tcp_flags)) {
@@ -91,16 +143,9 @@ static __always_inline int lb_nat(struct kb_ctx *ctx, const struct kb_packet *pa
 		lb_choose(frontend, &key.saddr, hash, &choice);
 		if (!choice.backend)
 			return lb_nobody(frontend, key.protocol);
-		keep_client = lb_keeps_client(ctx, choice.backend, &key.saddr);
-		if (!keep_client && LB_TTL(LB_IP(packet)) <= 1)
-			return kb_drop(KB_DROP_LB_TTL);
-		error = lb_flow_create(&key, &choice, keep_client, hash);
-		if (error > 0)
-			return kb_drop(error);
-		is_new = !error;
-		flow = error ? bpf_map_lookup_elem(&LB_V(kb_lb_flow), &key) : lb_flow_made();
+		flow = lb_nat_begin(ctx, packet, &key, &choice, hash, &is_new, &error);
 		if (!flow)
-			return kb_drop(KB_DROP_LB_FLOWS);
+			return kb_drop(error);
 	} else {
 		lb_flow_touch(&flow->seen, &flow->flags, l4->tcp_flags, 0);
 	}
@@ -108,29 +153,7 @@ static __always_inline int lb_nat(struct kb_ctx *ctx, const struct kb_packet *pa
 	choice.backend = LB_V(lb_backend)(choice.id);
 	if (!choice.backend)
 		return lb_nobody(frontend, key.protocol);
-
-	to.saddr = flow->nat_address;
-	to.daddr = choice.backend->address;
-	to.sport = flow->nat_port;
-	to.dport = choice.backend->port;
-	if (LB_V(lb_same)(&to.saddr, &key.saddr)) {
-		LB_V(lb_count)(choice.id, 1, packet->len, is_new);
-		if (kb_is_fragment(packet))
-			lb_fragment_remember(ctx, packet, &to, choice.id, LB_FRAGMENT_UP);
-		return lb_rewrite(ctx, packet, &to, 0) ? KB_UP : kb_drop(KB_DROP_TRUNCATED);
-	}
-	if (LB_TTL(LB_IP(packet)) <= 1)
-		return kb_drop(KB_DROP_LB_TTL);
-	route.saddr = to.saddr;
-	route.daddr = to.daddr;
-	route.tot_len = lb_wire_len(ctx, packet);
-	route.protocol = key.protocol;
-	error = lb_backend_hop(ctx, choice.backend, &route, &hop);
-	if (error <= 0)
-		LB_V(lb_count)(choice.id, !lb_left_to_tc(error), lb_left_to_tc(error) ? 0 : packet->len, is_new);
-	if (kb_is_fragment(packet))
-		lb_fragment_remember(ctx, packet, &to, choice.id, LB_FRAGMENT_FORWARD);
-	return lb_forward(ctx, packet, &to, &hop, error);
+	return lb_nat_send(ctx, packet, &key, flow, &choice, is_new);
 }
 
 #endif

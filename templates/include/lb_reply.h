@@ -177,6 +177,7 @@ static __noinline int lb_icmp_error(struct kb_ctx *ctx, __u16 what, __u16 mtu)
 #define LB_REPLY_NO_PORT 0x20000
 #define LB_REPLY_TOO_LONG 0x30000 /* and the length that fits, in the lower 16 bits */
 #define LB_LATER_FRAGMENT 0x40000 /* nothing is sent back: as little room there is for it */
+#define LB_TUNNELLED 0x50000 /* likewise */
 
 /* The packet, not changed yet, is too long for the way: tells its sender how long it may be. */
 static __always_inline int lb_drop_too_long(__u32 mtu)

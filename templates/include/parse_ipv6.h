@@ -41,14 +41,14 @@ union kb_walked {
 };
 
 /*
- * Walks over the extension headers of an untagged packet. An atomic fragment (RFC 6946) is none. A global function:
- * verifiers judge it once, not for each way there may be through it.
+ * Walks over the extension headers of the packet that begins `l3_at` bytes into the frame. An atomic fragment
+ * (RFC 6946) is none. A global function: verifiers judge it once, not for each way there may be through it.
  */
-__noinline __u64 kb_ipv6_walk(struct kb_ctx *ctx)
+__noinline __u64 kb_ipv6_walk(struct kb_ctx *ctx, __u32 l3_at)
 {
 	void *data = (void *)(long)ctx->data;
 	void *data_end = (void *)(long)ctx->data_end;
-	struct ipv6hdr *ip = data + sizeof(struct ethhdr);
+	struct ipv6hdr *ip = data + (l3_at & 0x3fff);
 	union kb_walked walked = {};
 	__u32 at = sizeof(*ip);
 	__u8 next;
@@ -82,20 +82,15 @@ __noinline __u64 kb_ipv6_walk(struct kb_ctx *ctx)
 	return walked.value;
 }
 
-/* Finds what follows the extension headers of an untagged packet. */
-static __always_inline enum kb_parsed kb_parse_ipv6(struct kb_ctx *ctx, struct kb_packet *packet)
+/* Reads the IPv6 header `l3_at` bytes into the frame and finds what follows its extension headers. */
+static __always_inline enum kb_parsed kb_parse_ipv6_at(struct kb_ctx *ctx, __u32 l3_at, struct kb_packet *packet)
 {
 	union kb_walked walked = { .behind = { .at = sizeof(struct ipv6hdr) } };
 	void *data = (void *)(long)ctx->data;
 	void *data_end = (void *)(long)ctx->data_end;
-	struct ethhdr *eth = data;
-	struct ipv6hdr *ip = (void *)(eth + 1);
+	struct ipv6hdr *ip = data + (l3_at & 0x3fff);
 	__u32 len;
 
-	if ((void *)(eth + 1) > data_end)
-		return KB_PARSED_TRUNCATED;
-	if (kb_eth_proto(eth) != bpf_htons(ETH_P_IPV6))
-		return KB_PARSED_NOT_IPV6;
 	if ((void *)(ip + 1) > data_end)
 		return KB_PARSED_TRUNCATED;
 	if (ip->version != 6)
@@ -103,7 +98,7 @@ static __always_inline enum kb_parsed kb_parse_ipv6(struct kb_ctx *ctx, struct k
 	walked.behind.next = ip->nexthdr;
 	len = bpf_ntohs(ip->payload_len) + sizeof(*ip);
 	if (kb_is_extension(ip->nexthdr)) {
-		walked.value = kb_ipv6_walk(ctx);
+		walked.value = kb_ipv6_walk(ctx, l3_at);
 		if (!walked.behind.at || len < walked.behind.at)
 			return KB_PARSED_MALFORMED;
 	}
@@ -117,6 +112,19 @@ static __always_inline enum kb_parsed kb_parse_ipv6(struct kb_ctx *ctx, struct k
 	packet->protocol = walked.behind.next;
 	packet->fragment_at = walked.behind.fragment_at;
 	return KB_PARSED;
+}
+
+/* Finds what follows the extension headers of an untagged packet. */
+static __always_inline enum kb_parsed kb_parse_ipv6(struct kb_ctx *ctx, struct kb_packet *packet)
+{
+	void *data = (void *)(long)ctx->data;
+	struct ethhdr *eth = data;
+
+	if ((void *)(eth + 1) > (void *)(long)ctx->data_end)
+		return KB_PARSED_TRUNCATED;
+	if (kb_eth_proto(eth) != bpf_htons(ETH_P_IPV6))
+		return KB_PARSED_NOT_IPV6;
+	return kb_parse_ipv6_at(ctx, sizeof(*eth), packet);
 }
 
 #endif

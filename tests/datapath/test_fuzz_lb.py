@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from kubebee.lb.layout import NextHop
 from kubebee.lb.model import Forwarding, LbConfig, Protocol, parse_address
-from support.frames import ICMP, TCP, UDP, Frames, Ipv4, Unread, checksum, ones_sum, read
+from support.frames import ICMP, IPIP, TCP, UDP, Frames, Ipv4, Unread, checksum, ones_sum, read
 from support.servicelb import (
     CONTINUE,
     HOOKS,
@@ -46,6 +46,10 @@ DSR_BACKENDS = frozenset(parse_address(f"10.0.1.1{i}") for i in range(3))
 SNAT = {(number(VIP), 80, TCP), (number(VIP), 53, UDP)}
 DSR = {(number(DSR_VIP), 80, TCP), (number(DSR_VIP), 53, UDP)}
 EMPTY = (number(VIP), 443, TCP)
+HERE_VIP = "203.0.113.12"
+"""Of a frontend with backends on this node; packets for it come in tunnels alone."""
+PODS = frozenset(parse_address(f"10.244.1.{i}") for i in (5, 6))
+HERE = {(number(HERE_VIP), 80, TCP), (number(HERE_VIP), 53, UDP)}
 VIPS = {number(VIP), number(DSR_VIP)}
 Flow = tuple[int, int, int, int, int]
 
@@ -61,13 +65,40 @@ def datagram_of(packet: Ipv4) -> tuple[object, ...]:
     return packet.source, packet.target, packet.identification, packet.protocol
 
 
-def readdressed(frame: bytes, source: bytes, target: bytes) -> bytes:
+def readdressed(frame: bytes, source: bytes, target: bytes, macs: bytes = MACS, hops: int = 1) -> bytes:
     """The frame between other hosts and by the balancer's next hop, its transport header as it was."""
-    made = bytearray(MACS + frame[12:])
-    made[22] -= 1
+    made = bytearray(macs + frame[12:])
+    made[22] -= hops
     made[26:34] = source + target
     before, after = frame[22:24] + frame[26:34], bytes(made[22:24] + made[26:34])
     made[24:26] = replaced(int.from_bytes(frame[24:26]), before, after).to_bytes(2)
+    return bytes(made)
+
+
+def with_ports(frame: bytes, l4: int, ports: bytes, readdressed: bytes) -> bytes:
+    """A frame that was given other addresses, with other ports and its checksum right again."""
+    made = bytearray(readdressed)
+    made[l4 : l4 + 4] = ports
+    protocol = frame[23]
+    at = l4 + (16 if protocol == TCP else 6)
+    check = int.from_bytes(frame[at : at + 2])
+    if protocol == TCP or check:
+        check = replaced(check, frame[26:34] + frame[l4 : l4 + 4], made[26:34] + ports)
+        made[at : at + 2] = (check or (0xFFFF if protocol == UDP else 0)).to_bytes(2)
+    return bytes(made)
+
+
+def marked(frame: bytes, outer: int) -> bytes:
+    """The frame with what an outer header said of congestion; b"" if it had to be dropped (RFC 6040)."""
+    inner = frame[15] & 3
+    if outer == 3 and not inner:
+        return b""
+    ecn = 3 if outer == 3 else 1 if (outer, inner) == (1, 2) else inner
+    made = bytearray(frame)
+    made[15] = frame[15] & ~3 | ecn
+    check = replaced(int.from_bytes(frame[24:26]), frame[14:16], bytes(made[14:16]))
+    if made[15] != frame[15]:
+        made[24:26] = check.to_bytes(2)
     return bytes(made)
 
 
@@ -96,6 +127,13 @@ class Model:
     def check(self, frame: bytes, verdict: int, out: bytes) -> bool:
         packet = read(frame)
         unchanged = verdict == CONTINUE and out == frame
+        if isinstance(packet, Ipv4) and packet.at == 14 and packet.protocol == IPIP:
+            expected = None if packet.more or packet.offset else self._decapsulated(frame, packet)
+            if expected is None:
+                return unchanged
+            return (
+                verdict == self.hook.dropped if not expected else (verdict, out) == (self.hook.up, expected)
+            )
         if isinstance(packet, Unread) or packet.at != 14 or packet.protocol not in (TCP, UDP, ICMP):
             return unchanged
         if packet.protocol == ICMP:
@@ -112,6 +150,29 @@ class Model:
         if key not in SNAT | DSR | {EMPTY}:
             return unchanged
         return self._balanced(key, frame, packet, verdict, out)
+
+    def _decapsulated(self, frame: bytes, outer: Ipv4) -> bytes | None:
+        """What a tunnel's packet becomes; None: it goes on as it is; b"": it is dropped."""
+        inside = frame[:14] + frame[outer.l4 :]
+        packet, end = read(inside), struct.pack(">I", outer.target)
+        if isinstance(packet, Unread) or packet.total > outer.total - (outer.l4 - 14):
+            return None
+        inside_marked = marked(inside, frame[15] & 3)
+        if packet.offset:
+            if self.parts.get(datagram_of(packet)) != (False, end):
+                return None
+            return inside_marked and readdressed(inside_marked, inside[26:30], end, frame[:12], hops=0)
+        if packet.protocol not in (TCP, UDP) or packet.l4_has < (20 if packet.protocol == TCP else 8):
+            return None
+        sport, dport = inside[packet.l4 : packet.l4 + 2], int.from_bytes(inside[packet.l4 + 2 :][:2])
+        if (packet.target, dport, packet.protocol) not in HERE or end not in PODS:
+            return None
+        if not inside_marked:
+            return b""
+        if packet.more:
+            self.parts[datagram_of(packet)] = False, end
+        moved = readdressed(inside_marked, inside[26:30], end, frame[:12], hops=0)
+        return with_ports(inside_marked, packet.l4, sport + struct.pack(">H", 8080), moved)
 
     def _balanced(
         self, key: tuple[int, int, int], frame: bytes, packet: Ipv4, verdict: int, out: bytes
@@ -208,16 +269,8 @@ class Model:
         if (target, 8080) not in BACKENDS or port < LbConfig().snat_port_first:
             return False
 
-        source = parse_address(NODE)
-        ports = struct.pack(">HH", port, 8080)
-        made = bytearray(readdressed(frame, source, target))
-        made[l4 : l4 + 4] = ports
-        at = l4 + (16 if protocol == TCP else 6)
-        check = int.from_bytes(frame[at : at + 2])
-        if protocol == TCP or check:
-            check = replaced(check, frame[26:34] + frame[l4 : l4 + 4], source + target + ports)
-            made[at : at + 2] = (check or (0xFFFF if protocol == UDP else 0)).to_bytes(2)
-        return out == bytes(made)
+        moved = readdressed(frame, parse_address(NODE), target)
+        return out == with_ports(frame, l4, struct.pack(">HH", port, 8080), moved)
 
 
 @pytest.fixture(scope="module", params=HOOKS, ids=lambda hook: hook.name)
@@ -248,12 +301,24 @@ def test_every_frame_leaves_as_the_model_says(lb: Balancer, mtu: int, seed: int)
             )
             for port, protocol in ((80, Protocol.TCP), (53, Protocol.UDP))
         ),
+        *(
+            frontend(
+                *(f"10.244.1.{i}:8080" for i in (5, 6)),
+                vip=HERE_VIP,
+                port=port,
+                protocol=protocol,
+            )
+            for port, protocol in ((80, Protocol.TCP), (53, Protocol.UDP))
+        ),
         hop=NextHop(LOOPBACK, MACS, mtu),
     )
+    lb.state.set_next_hops(lb.maps, dict.fromkeys(PODS, NextHop.local(77)))
     model = Model(lb.hook, mtu)
     clients = tuple(number(f"198.51.100.{i}") for i in range(1, 9))
     targets = (*VIPS, *VIPS, number("192.0.2.99"))
-    frames = Frames(Random(seed), clients, targets, (53, 80, 443, 8080, 40000))
+    ends = (*map(int.from_bytes, [*PODS, *PODS, *PODS]), number("10.0.0.10"), number("192.0.2.99"))
+    inside = (*[number(HERE_VIP)] * 6, number(VIP), number("192.0.2.99"))
+    frames = Frames(Random(seed), clients, targets, (53, 80, 443, 8080, 40000), ends, inside)
     for _ in range(FRAMES):
         frame = frames.one()
         if lb.hook is TC and len(frame) < LEAST_OF_TC.get(frame[12:14], 0):

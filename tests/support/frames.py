@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from random import Random
 
 ETHER = bytes.fromhex("020000000001020000000002")
-TCP, UDP, ICMP = 6, 17, 1
+TCP, UDP, ICMP, IPIP = 6, 17, 1, 4
 VLAN_TYPES = (0x8100, 0x88A8)
 LEAST = 14
 """Bytes that a test run takes at least."""
@@ -83,16 +83,23 @@ def read(frame: bytes) -> Ipv4 | Unread:
 
 @dataclass(frozen=True, slots=True)
 class Frames:
-    """Makes frames, most of them well formed; addresses as integers."""
+    """Makes frames, most of them well formed; addresses as integers.
+
+    Attributes:
+        ends: where tunnels lead, if there are any; `inside` are the targets of what is in them.
+    """
 
     random: Random
     sources: tuple[int, ...]
     targets: tuple[int, ...]
     ports: tuple[int, ...]
+    ends: tuple[int, ...] = ()
+    inside: tuple[int, ...] = ()
 
     def one(self) -> bytes:
         """Make a frame: tags, options, fragments; one in five cut off, one in ten with a byte changed."""
-        frame = bytearray(ETHER + self._tags() + self._ip())
+        tunnelled = bool(self.ends) and self.random.random() < 0.4
+        frame = bytearray(ETHER + self._tags() + (self._tunnel() if tunnelled else self._ip(self.targets)))
         if self.random.random() < 0.2:
             del frame[self.random.randrange(LEAST, len(frame) + 1) :]
         if self.random.random() < 0.1:
@@ -104,11 +111,31 @@ class Frames:
         tags = b"".join(struct.pack(">HH", self.random.choice(VLAN_TYPES), 7) for _ in range(count))
         return tags + self.random.choices((b"\x08\x00", b"\x86\xdd", b"\x08\x06"), (40, 1, 1))[0]
 
-    def _ip(self) -> bytes:
+    def _tunnel(self) -> bytes:
+        random = self.random
+        inside = self._ip(self.inside) if random.random() < 0.95 else self._tunnel()
+        options = b"\1" * random.choice((0, 0, 0, 4, 40))
+        head = struct.pack(
+            ">BBHHHBBHII",
+            0x45 + len(options) // 4,
+            random.randrange(4),
+            20 + len(options) + len(inside),
+            0,
+            random.choices((0x4000, 0, 0x2000, 0x0001), (8, 8, 1, 1))[0],
+            64,
+            IPIP,
+            0,
+            random.choice(self.sources),
+            random.choice(self.ends),
+        )
+        head += options
+        return head[:10] + checksum(head).to_bytes(2) + head[12:] + inside
+
+    def _ip(self, targets: tuple[int, ...]) -> bytes:
         random = self.random
         protocol = random.choices((TCP, UDP, ICMP, 2, 47, 132), (12, 12, 4, 1, 1, 1))[0]
         more, offset = random.choices(((0, 0), (1, 0), (1, 3), (0, 185)), (16, 2, 2, 2))[0]
-        source, target = random.choice(self.sources), random.choice(self.targets)
+        source, target = random.choice(self.sources), random.choice(targets)
         payload = self._l4(protocol, source, target, intact=not (more or offset))
         options = b"\1" * random.choice((0, 0, 0, 4, 8, 40))
         ttl = random.choice((64, 64, 64, 255, 2, 1, 0))

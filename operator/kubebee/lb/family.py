@@ -71,6 +71,11 @@ class Family:
         return "kb_lb_rev" + self.suffix
 
     @property
+    def here(self) -> str:
+        """Name of the map of backends on this node; exists only where DSR is rendered."""
+        return "kb_lb_here" + self.suffix
+
+    @property
     def affinity(self) -> str:
         """Name of the map of the backends that clients had; exists only where affinity is rendered."""
         return "kb_lb_affinity" + self.suffix

@@ -16,6 +16,7 @@ from kubebee.bpf.map import Map
 from kubebee.lb import layout, tables
 from kubebee.lb.family import Family
 from kubebee.lb.grace import wait_for_readers
+from kubebee.lb.here import forget_here, repair_here
 from kubebee.lb.layout import BackendFlag, BackendValue, FrontendFlag, FrontendValue, NextHop, Stat
 from kubebee.lb.members import Contents, Members
 from kubebee.lb.model import Backend, Frontend, FrontendKey, LbModelError
@@ -73,6 +74,7 @@ class FamilyState:
         state._ranges.forget_unknown(writer, served)
         state._names.forget(maps[family.names], state._names.written.keys() - served - state._retired)
         writer.flush()
+        repair_here(maps, family, state._backends_at(a for a, hop in state._hops.items() if hop.is_local))
         return state
 
     @classmethod
@@ -426,6 +428,7 @@ class FamilyState:
             return 0
         withdraw, announce = TableWriter(maps, self.family), TableWriter(maps, self.family)
         for number, value in self._backends_at(changed.keys()):
+            self._forget_here(maps, number, value)
             withdraw.backend(number, value._replace(hop=None))
             hop = changed[value.address]
             if hop is not None:
@@ -477,6 +480,11 @@ class FamilyState:
             if gone.address in wanted:
                 yield number, gone
 
+    def _forget_here(self, maps: Mapping[str, Map], number: int, value: BackendValue) -> None:
+        hop = self._hops.get(value.address)
+        if hop is not None and hop.is_local:
+            forget_here(maps, self.family, number, value)
+
     def free_gone(self, maps: Mapping[str, Map], still_used: frozenset[int]) -> int:
         """Free gone backends that no flow refers to; return how many.
 
@@ -486,7 +494,9 @@ class FamilyState:
         numbers = [number for number in self.gone if number not in still_used]
         alive = {served.value.id for served in self.served.values()} if numbers else set()
         for number in numbers:
-            frontend = self.gone.pop(number).frontend
+            value = self.gone.pop(number)
+            frontend = value.frontend
+            self._forget_here(maps, number, value)
             self._fold_counts(maps, number, frontend if frontend in alive else None)
             maps[family.backends].update(layout.u32(number), empty)
             self._backend_ids.give_back(number)

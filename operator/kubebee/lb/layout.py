@@ -146,6 +146,11 @@ class NextHop(NamedTuple):
     mtu: int
     way: int = _NEXT_HOP
 
+    @property
+    def is_local(self) -> bool:
+        """Whether the backend is on this node."""
+        return bool(self.way & _LOCAL)
+
     @classmethod
     def local(cls, ifindex: int = 0) -> NextHop:
         """To the node itself, or to a pod of it behind an interface: the stack delivers."""
@@ -317,6 +322,11 @@ def unpack_source(key: bytes) -> tuple[int, Prefix]:
 
 def pack_client(frontend: int, address: bytes) -> bytes:
     """Return the affinity map's key of a client of a frontend, by its id."""
+    return _U32.pack(frontend) + address
+
+
+def pack_here(frontend: int, address: bytes) -> bytes:
+    """Return the key of a backend in the map of those on this node; `frontend` is an id."""
     return _U32.pack(frontend) + address
 
 

@@ -91,6 +91,7 @@ def map_sizes(needs: Needs) -> dict[str, int]:
             family.slots: rows,
             family.backends: backends,
             family.backend_counts: backends,
+            family.here: backends,
             family.frontend_counts: frontends,
             family.sources: ranges,
             family.names: frontends,

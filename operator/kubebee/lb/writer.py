@@ -41,11 +41,14 @@ class TableWriter:
         self._gone: list[bytes] = []
         self._admitted: list[bytes] = []
         self._expelled: list[bytes] = []
+        self._here: dict[bytes, int] = {}
 
     def backend(self, number: int, value: layout.BackendValue) -> None:
-        """Write a backend before the tables."""
+        """Write a backend before the tables; one on this node is to be found by its address too."""
         self._backend_ids.append(number)
         self._backends.append(value.pack())
+        if value.hop is not None and value.hop.is_local and self._family.here in self._maps:
+            self._here[layout.pack_here(value.frontend, value.address)] = number
 
     def gone(self, number: int, value: layout.BackendValue) -> None:
         """Write a backend after the tables that no longer name it."""
@@ -90,6 +93,8 @@ class TableWriter:
         """Write what has gathered."""
         family = self._family
         self._write(family.backends, self._backend_ids.tobytes(), self._backends)
+        if self._here:
+            self._write(family.here, b"".join(self._here), [*map(layout.u32, self._here.values())])
         self._write(family.sources, b"".join(self._admitted), [b"\1"] * len(self._admitted))
         if self._rows:
             self._maps[family.slots].update_batch(self._rows.tobytes(), bytes(self._slots), len(self._rows))
