@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from lab import BACKENDS, NODE, Lab, http_get
-from support.running import Running, wait_for
-from support.services import endpoint, endpoint_slice, service
+from support.running import KUBEBEE, Running, wait_for
+from support.services import endpoint, endpoint_slice, ingress, service
 
 pytestmark = pytest.mark.root
 
@@ -142,3 +142,19 @@ def test_of_two_services_with_one_address_the_younger_is_named(lab: Lab, running
     wait_for("it is said", lambda: any(text in event["message"] for event in running.events()))
     wait_for("the elder answers", lambda: set(asked_on_node(lab, address)) == {"backend1"})
     assert set(asked_on_node(lab, OTHER_IP)) == {"backend2"}
+
+
+def test_services_are_chosen_by_namespace_and_load_balancers_addresses_by_class(
+    lab: Lab, running: Running
+) -> None:
+    balanced, wanted = "10.200.0.78", {"all": True, "namespaces": ["shop"], "loadBalancerClasses": ["a.b/c"]}
+    running.apply({**ALL, "spec": {**ALL["spec"], "services": wanted}})
+    for name, address in (("web", CLUSTER_IP), ("api", OTHER_IP)):
+        document = service(name, clusterIP=address, status=ingress(balanced), loadBalancerClass="a.b/other")
+        slices = behind(ONE, of=name)
+        for one in (document, slices):
+            one["metadata"]["namespace"] = "shop" if name == "web" else "default"
+            running.apply(one)
+    wait_for("it answers", lambda: set(asked_on_node(lab, CLUSTER_IP, times=3)) == {"backend1"})
+    listed = running.run(KUBEBEE, "lb", "list").stdout
+    assert (CLUSTER_IP in listed, OTHER_IP in listed, balanced in listed) == (True, False, False)

@@ -7,7 +7,19 @@ import pytest
 from kubebee.lb.model import Frontend, FrontendKey, Protocol, parse_address
 from kubebee.lb.services import table as table_module
 from kubebee.lb.services.wanted import Requirement, Selection, ServicesWanted
-from support.services import ALL, OLD, VIP, YOUNG, Site, endpoint_slice, here, service
+from support.services import (
+    ALL,
+    OLD,
+    VIP,
+    YOUNG,
+    Site,
+    endpoint_slice,
+    here,
+    host_port,
+    ingress,
+    pod,
+    service,
+)
 
 PLACE = "203.0.113.5"
 
@@ -122,6 +134,45 @@ def test_a_selector_chooses_services_by_their_labels(
 ) -> None:
     wanted = ServicesWanted((Selection("some", (requirement,)),))
     assert bool(Site(service(labels=labels), wanted=wanted).places) is served
+
+
+def test_namespaces_bound_which_services_and_host_ports_are_served() -> None:
+    wanted = ServicesWanted((Selection("some", host_ports=True, namespaces=frozenset({"shop"})),))
+    documents = []
+    for i, namespace in enumerate(("shop", "default"), 1):
+        for document in (service(clusterIP=f"10.96.0.{i}"), pod("web-0", host_port(8000 + i))):
+            document["metadata"]["namespace"] = namespace
+            documents.append(document)
+    site = Site(*documents, wanted=wanted, addresses=())
+    assert site.places == {"10.96.0.1:80/TCP", "127.0.0.1:8001/TCP"}
+
+
+@pytest.mark.parametrize(
+    ("of_service", "classes", "served"),
+    [
+        (None, None, True),
+        ("example.com/vip", None, True),
+        ("example.com/vip", {"example.com/vip"}, True),
+        ("example.com/other", {"example.com/vip"}, False),
+        (None, {"example.com/vip"}, False),
+        (None, {"example.com/vip", ""}, True),
+        (None, set(), False),
+    ],
+)
+def test_classes_bound_load_balancers_addresses_alone(
+    of_service: str | None, classes: set[str] | None, served: bool
+) -> None:
+    chosen = None if classes is None else frozenset(classes)
+    fields = {"type": "LoadBalancer", "status": ingress("192.0.2.7"), "loadBalancerClass": of_service}
+    site = Site(service(**fields), wanted=ServicesWanted((Selection("some", classes=chosen),)))
+    assert (site.served("192.0.2.7") is not None) is served
+    assert site.served(VIP) == []
+
+
+def test_a_service_is_served_as_the_first_selection_that_takes_it_says() -> None:
+    shop = Selection("shop", namespaces=frozenset({"shop"}), classes=frozenset())
+    site = Site(service(status=ingress("192.0.2.7")), wanted=ServicesWanted((shop, Selection("rest"))))
+    assert site.served("192.0.2.7") == []
 
 
 def test_without_a_servicelb_that_wants_services_none_is_served() -> None:

@@ -188,16 +188,23 @@ def _unit(
 def services_wanted(accepted: Sequence[Served]) -> ServicesWanted | None:
     """Services that ServiceLBs ask for, those of the oldest first; None: they ask for none."""
     selections = tuple(
-        Selection(
-            served.declared.key.name,
-            _requirements(served.spec.services.selector),
-            Forwarding.DSR_IPIP if served.spec.forwarding.mode == "DSR" else Forwarding.SNAT,
-            host_ports=bool(served.spec.services.all),
-        )
+        _selection(served.declared.key.name, served.spec, served.spec.services)
         for served in accepted
         if served.spec.services is not None and (served.spec.services.all or served.spec.services.selector)
     )
     return ServicesWanted(selections) if selections else None
+
+
+def _selection(owner: str, spec: api.ServiceLBSpec, wanted: api.ServicesSelector) -> Selection:
+    classes = wanted.load_balancer_classes
+    return Selection(
+        owner,
+        _requirements(wanted.selector),
+        Forwarding.DSR_IPIP if spec.forwarding.mode == "DSR" else Forwarding.SNAT,
+        host_ports=bool(wanted.all),
+        namespaces=frozenset(wanted.namespaces),
+        classes=None if classes is None else frozenset(classes),
+    )
 
 
 def _requirements(selector: LabelSelector | None) -> tuple[Requirement, ...]:

@@ -33,6 +33,7 @@ from kubebee.api.v1alpha1.selectors import Interfaces, LabelSelector
 from kubebee.api.v1alpha1.status import CommonStatus
 
 Seconds = Annotated[Int, Field(ge=1, le=86400)]
+LoadBalancerClass = Annotated[str, Field(max_length=316)]
 
 
 class Forwarding(ApiModel):
@@ -109,14 +110,19 @@ class Frontend(ApiModel):
 
 
 class ServicesSelector(RuledModel):
-    """Services of the cluster."""
+    """Services of the cluster: all, or those with some labels, and of these those in some namespaces."""
 
     rules: ClassVar[tuple[Rule, ...]] = (exactly_one("all", "selector"),)
 
     all: Bool | None = None
-    """All Services: takes the place of kube-proxy."""
+    """All Services, and host ports of pods: takes the place of kube-proxy."""
     selector: LabelSelector | None = None
     """Services by label."""
+    namespaces: Annotated[tuple[Label, ...], Field(max_length=64)] = ()
+    """Namespaces of the Services, and of pods with host ports; none given: all."""
+    load_balancer_classes: Annotated[tuple[LoadBalancerClass, ...], Field(max_length=16)] | None = None
+    """Values of spec.loadBalancerClass, "" for none: of Services with another one addresses of load balancers
+    are not served, all else is. Default: whatever the class."""
 
 
 class SocketLB(ApiModel):

@@ -50,7 +50,7 @@ class HostPorts:
         changed = False
         for name in sorted(self._dirty):
             pod, before = self._pods.get(name), self._placed.pop(name, ())
-            after = claims_of(name, pod, facts) if pod and wanted.host_ports else ()
+            after = claims_of(name, pod, facts) if pod and wanted.serves_host_ports(name[0]) else ()
             created = pod.created if pod else ""
             changed |= self._claims.place(_claimant(name), created, before, after)
             self.count += len(_ports(after)) - len(_ports(before))

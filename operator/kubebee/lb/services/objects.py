@@ -74,6 +74,7 @@ class ServiceSpec(_Struct, frozen=True):
     external_traffic_policy: str | None = None
     internal_traffic_policy: str | None = None
     load_balancer_source_ranges: list[str] | None = None
+    load_balancer_class: str | None = None
     health_check_node_port: int | None = None
 
 

@@ -42,6 +42,7 @@ class Service(NamedTuple):
             clients from outside.
         health_check_port: where load balancers ask whether this node has endpoints; 0 = nowhere.
         labels: sorted pairs.
+        load_balancer_class: "" = none given.
         forwarding: None = that of the ServiceLB.
         warnings: what of it can't be acted on.
     """
@@ -58,6 +59,7 @@ class Service(NamedTuple):
     external_local: bool
     health_check_port: int
     labels: tuple[tuple[str, str], ...]
+    load_balancer_class: str
     forwarding: Forwarding | None
     warnings: tuple[str, ...]
 
@@ -100,6 +102,7 @@ def pack_service(found: ServiceObject) -> Service | None:
         external_local=external_local,
         health_check_port=(spec.health_check_node_port or 0) if external_local else 0,
         labels=tuple(sorted((sys.intern(key), sys.intern(value)) for key, value in labels.items())),
+        load_balancer_class=sys.intern(spec.load_balancer_class or ""),
         forwarding=_forwarding(found.metadata.annotations or {}, warnings),
         warnings=tuple(warnings),
     )

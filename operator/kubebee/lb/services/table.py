@@ -150,9 +150,11 @@ class ServiceTable:
 
     def _made(self, name: Name, entry: _Entry) -> Made:
         service = entry.service
-        selection = self._wanted.selection(dict(service.labels)) if service else None
+        selection = self._wanted.selection(name[0], dict(service.labels)) if service else None
         if service is None or selection is None:
             return Made((), 0, 0, ())
+        if not selection.balances(service.load_balancer_class):
+            service = service._replace(ingress=())
         slices: Iterable[Slice] = entry.slices.values() if entry.slices else ()
         return make("/".join(name), service, slices, self.facts, selection.forwarding)
 

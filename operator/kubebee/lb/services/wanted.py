@@ -42,6 +42,9 @@ class Selection:
     Attributes:
         owner: the ServiceLB's name.
         requirements: all must hold; none given: all Services.
+        namespaces: of Services and of pods with host ports; none given: all.
+        classes: loadBalancerClass of Services whose load balancers' addresses are served, "" for none given;
+            None: whatever the class.
         forwarding: of Services that name none.
         host_ports: host ports of the node's pods too.
     """
@@ -50,6 +53,20 @@ class Selection:
     requirements: tuple[Requirement, ...] = ()
     forwarding: Forwarding = Forwarding.SNAT
     host_ports: bool = False
+    namespaces: frozenset[str] = frozenset()
+    classes: frozenset[str] | None = None
+
+    def is_of(self, namespace: str) -> bool:
+        """Whether it is for a namespace."""
+        return not self.namespaces or namespace in self.namespaces
+
+    def takes(self, namespace: str, labels: Mapping[str, str]) -> bool:
+        """Whether a Service is among these."""
+        return self.is_of(namespace) and all(one.holds(labels) for one in self.requirements)
+
+    def balances(self, load_balancer_class: str) -> bool:
+        """Whether load balancers' addresses of a Service of this class are served."""
+        return self.classes is None or load_balancer_class in self.classes
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +80,10 @@ class ServicesWanted:
         """Whether the host ports of the node's pods are served."""
         return any(one.host_ports for one in self.selections)
 
-    def selection(self, labels: Mapping[str, str]) -> Selection | None:
-        """The selection that a Service of these labels is served by, if there is one."""
-        for one in self.selections:
-            if all(requirement.holds(labels) for requirement in one.requirements):
-                return one
-        return None
+    def serves_host_ports(self, namespace: str) -> bool:
+        """Whether those of pods in this namespace are."""
+        return any(one.host_ports and one.is_of(namespace) for one in self.selections)
+
+    def selection(self, namespace: str, labels: Mapping[str, str]) -> Selection | None:
+        """The selection that a Service in this namespace, of these labels, is served by, if there is one."""
+        return next((one for one in self.selections if one.takes(namespace, labels)), None)
