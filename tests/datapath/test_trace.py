@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 from kubebee.bpf.netlink import dump_interfaces
+from kubebee.cli.lb import trace_view
 from kubebee.lb import layout
 from kubebee.lb.layout import Flow as FlowValue
 from kubebee.lb.layout import FlowKey, NextHop
@@ -18,7 +19,7 @@ from kubebee.lb.reading import read_tables, slots
 from kubebee.trace import packet
 from kubebee.trace.decisions import Ending, Table, Trace, decide
 from kubebee.trace.gather import affinity_of, find
-from kubebee.trace.packet import Flow, TcpFlag, frame
+from kubebee.trace.packet import Flow, TcpFlag, frame, tunnelled
 from kubebee.trace.private import PrivateChain
 from kubebee.trace.rehearsal import rehearse_in
 from support.live_chain import LB, USER, Live, live_chain
@@ -196,6 +197,34 @@ def test_what_is_for_no_frontend_goes_on_to_the_next_stages(live: Live) -> None:
         really(live, client(to=81))
     dropped = trace(live, client(to=81))
     assert dropped.decided_by == dropped.run.stages[USER]
+
+
+def test_a_packet_from_another_balancer_ends_at_the_backend_that_its_outer_header_names(live: Live) -> None:
+    pods = [parse_address(f"10.244.1.{i}") for i in (5, 6)]
+    live.balancer.serve(frontend("10.244.1.5:8080", "10.244.1.6:8080"))
+    live.balancer.state.set_next_hops(live.balancer.maps, dict.fromkeys(pods, NextHop.local(77)))
+    for pod in pods:
+        for port in range(40000, 40004):
+            sent = tunnelled(frame(client(port), MACS), parse_address(CLIENT), pod)
+            before = live.contents()
+            with PrivateChain(live.chain) as private:
+                traced = trace_in(private, live, client(port), sent)
+            assert live.contents() == before
+            assert traced.is_tunnels_end
+            assert (traced.tunnel, traced.ending) == (pod, Ending.LEFT_TO_KERNEL)
+            assert backend(traced) == f"{packet.end(pod, 0)}:8080"
+            ran = live.program.test_run(sent)
+            assert agrees(traced, (VERDICTS[ran.retval], ran.data))
+            assert "ends here, at the backend that another balancer chose" in trace_view.text(traced)
+            assert "out of another balancer's tunnel, on this node" in trace_view.summary(traced)
+
+
+def test_a_tunnel_that_does_not_end_here_is_told_as_such(live: Live) -> None:
+    sent = tunnelled(frame(client(), MACS), parse_address(CLIENT), parse_address("10.0.0.2"))
+    with PrivateChain(live.chain) as private:
+        traced = trace_in(private, live, client(), sent)
+    assert (traced.ending, traced.is_tunnels_end) == (Ending.PASSED, False)
+    assert trace_view.summary(traced).endswith("as it is: the tunnel does not end here")
 
 
 def test_hundreds_of_packets_are_foretold(live: Live) -> None:

@@ -29,7 +29,7 @@ class Ending(StrEnum):
     FORWARDED = "Forwarded"
     """It leaves by an interface, to a backend or back to a client."""
     LEFT_TO_KERNEL = "LeftToKernel"
-    """Translated already; the kernel forwards it, as the next hop is not known yet."""
+    """Changed already; the kernel delivers it on this node, or forwards it and finds the next hop."""
     PASSED = "Passed"
     """It goes on to the kernel as it came."""
     ANSWERED = "Answered"
@@ -135,6 +135,17 @@ class Trace:
     disagrees: bool
 
     @property
+    def tunnel(self) -> bytes:
+        """The backend that another balancer sent it to, inside IP-in-IP; b"" if none did."""
+        layers = self.before.layers
+        return layers[0].flow.destination if len(layers) > 1 else b""
+
+    @property
+    def is_tunnels_end(self) -> bool:
+        """Whether the outer header is taken off here."""
+        return len(self.before.layers) > len(self.after.layers)
+
+    @property
     def source(self) -> tuple[bytes, int] | None:
         """Address and port that a backend sees instead of the client's."""
         first, last = self.before.innermost, self.after.innermost
@@ -173,6 +184,7 @@ def decide(
     backend = _backend(frontend, before, after, connection, run.made) if frontend else None
     chosen = backend.number if backend else None
     explained = connection is not None or habit is not None or pick is None or chosen is None
+    explained |= len(before.layers) > 1  # its sender has chosen
     staying = [each for each in frontend.members if not each.leaving] if frontend else []
     return Trace(
         run=run,

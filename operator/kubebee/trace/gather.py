@@ -17,7 +17,7 @@ from kubebee.lb.model import FrontendKey, Protocol
 from kubebee.lb.reading import Shown, Tables, read_tables, slots
 from kubebee.loader.pins import PinRoot
 from kubebee.trace.decisions import Table, Trace, decide
-from kubebee.trace.packet import TTL, Flow, TcpFlag, frame
+from kubebee.trace.packet import TTL, Flow, TcpFlag, frame, tunnelled
 from kubebee.trace.private import LiveChain, live_chain
 from kubebee.trace.rehearsal import Seed, rehearse
 
@@ -39,6 +39,7 @@ class Asked:
 
     Attributes:
         ip_length: bytes of the IP packet; 0 = as few as it needs.
+        tunnel: the backend that another balancer sends it to, inside IP-in-IP; b"": it comes as it is.
     """
 
     flow: Flow
@@ -46,6 +47,7 @@ class Asked:
     tcp_flags: TcpFlag = TcpFlag.SYN
     ip_length: int = 0
     ttl: int = TTL
+    tunnel: bytes = b""
 
 
 def trace(pins: PinRoot, asked: Asked) -> Trace:
@@ -66,6 +68,8 @@ def trace(pins: PinRoot, asked: Asked) -> Trace:
         ip_length=asked.ip_length,
         ttl=asked.ttl,
     )
+    if asked.tunnel:
+        sent = tunnelled(sent, asked.flow.source, asked.tunnel)
     with _maps_of_stage(live) as maps:
         frontend, table = _looked_up(maps, asked.flow)
     run = rehearse(live, asked.flow, sent, affinity_of(frontend, asked.flow))

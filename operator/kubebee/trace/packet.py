@@ -71,6 +71,17 @@ def frame(
     return macs + struct.pack(">H", _ETH_IPV6) + head + segment
 
 
+def tunnelled(inside: bytes, source: bytes, target: bytes) -> bytes:
+    """A frame's packet inside one between two hosts, of the same family, as a balancer sends it on."""
+    packet = inside[_ETH.size :]
+    if len(source) == 4:
+        head = _IPV4.pack(0x45, 0, _IPV4.size + len(packet), 0, _DF, TTL, IPIP, 0, source, target)
+        head = head[:10] + struct.pack(">H", checksum(head)) + head[12:]
+    else:
+        head = _IPV6.pack(6 << 28, len(packet), IPV6, TTL, source, target)
+    return inside[: _ETH.size] + head + packet
+
+
 def _l4_size(protocol: int) -> int:
     return {TCP: _TCP.size, UDP: _UDP.size, SCTP: _SCTP.size + _SCTP_INIT.size}[protocol]
 

@@ -36,6 +36,7 @@ _FLAGS = ("syn", "ack", "fin", "rst")
 @click.option("--rst", "flags", flag_value="rst", help="TCP: it resets the connection.")
 @click.option("--length", type=click.IntRange(0, 65535), default=0, help="Bytes of the IP packet.")
 @click.option("--ttl", type=click.IntRange(1, 255), default=64, show_default=True, help="TTL or hop limit.")
+@click.option("--tunnel", metavar="BACKEND", default="", help="It comes inside IP-in-IP to BACKEND: DSR.")
 @click.option("--socket", "of_socket", is_flag=True, help="Ask what a process on this node would get.")
 @options.bpffs
 @output.format_option("text", "json", "yaml")
@@ -46,6 +47,7 @@ def trace(
     flags: str | None,
     length: int,
     ttl: int,
+    tunnel: str,
     of_socket: bool,
     bpffs: Path,
     style: str,
@@ -67,6 +69,7 @@ def trace(
       kubebee lb trace 192.0.2.7:40000 10.96.0.10:53/UDP --interface eth0
       kubebee lb trace 192.0.2.7:40000 10.200.0.10:80 --ack --length 1500
       kubebee lb trace 10.2.1.2:8080 10.2.1.1:61234 -i eth1 --ack     a backend's answer
+      kubebee lb trace 192.0.2.7 shop/web -i eth0 --tunnel 10.244.1.5     as another balancer sends it here
       kubebee lb trace 127.0.0.1 10.96.0.1:443 --socket
     """  # noqa: D301 (click wants the character)
     from kubebee.cli.lb import trace_view
@@ -94,6 +97,7 @@ def trace(
                 tcp_flags=tcp.get(flags or "syn", TcpFlag.RST),
                 ip_length=length,
                 ttl=ttl,
+                tunnel=_backend(flow, tunnel),
             )
             traced = gather.trace(balancer.pins, wanted)
             text, document, lost = (
@@ -117,6 +121,17 @@ def _way_in(flow: Flow) -> str:
             hint="say it by --interface",
         )
     return found
+
+
+def _backend(flow: Flow, tunnel: str) -> bytes:
+    """The outer destination, from what was typed."""
+    from kubebee.cli.lb.naming import EndError
+    from kubebee.lb.model import parse_address
+
+    address = parse_address(tunnel) if tunnel else b""
+    if address and len(address) != len(flow.source):
+        raise EndError(f"--tunnel {tunnel} and the packet inside are of different families")
+    return address
 
 
 def _flow(every: tuple[Tables, ...], source: str, destination: str) -> Flow:

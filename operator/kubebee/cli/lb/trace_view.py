@@ -66,26 +66,48 @@ def _reason(reason: str) -> str:
 
 def _balancer(trace: Trace) -> Iterator[tuple[str, str]]:
     shown, connection = trace.frontend, trace.connection
+    if trace.tunnel:
+        yield "tunnel", _tunnel(trace)
     yield "frontend", _frontend(shown) if shown else "none has this address, port and protocol"
     if shown is not None and shown.source_ranges:
         yield "may come", _may_come(trace, shown)
     if connection is not None:
         yield "connection", _connection(trace, connection)
-    elif shown is not None and shown.forwarding is Forwarding.SNAT:
+    elif shown is not None and shown.forwarding is Forwarding.SNAT and not trace.tunnel:
         yield "connection", "none is known: a new one"
     if shown is not None and shown.value.affinity:
         yield "affinity", _affinity(trace, shown)
-    if shown is not None:
+    if shown is not None and not trace.tunnel:
         yield "choice", _choice(trace, shown)
     if trace.backend is not None:
         yield "backend", f"{trace.backend.backend} ({trace.backend.state}), {_place(trace)}"
     if trace.source is not None:
         yield "source", f"{end(*trace.source)} stands for the client"
+    yield from _next_hop(trace)
+
+
+def _next_hop(trace: Trace) -> Iterator[tuple[str, str]]:
     if trace.exit is not None:
         how = "kept with the backend" if trace.exit.kept else "by a route lookup"
         yield "next hop", f"{trace.exit.interface}, {mac(trace.exit.macs[:6])} ({how})"
     elif trace.ending is Ending.LEFT_TO_KERNEL:
-        yield "next hop", "its MAC address is not known: the kernel forwards it, and resolves"
+        unknown = "its MAC address is not known: the kernel forwards it, and resolves"
+        yield "next hop", "on this node: the kernel delivers it" if _is_here(trace) else unknown
+
+
+def _is_here(trace: Trace) -> bool:
+    """Whether the kernel delivers it on this node."""
+    hop = trace.backend.hop if trace.backend else None
+    return hop.is_local if hop is not None else trace.is_tunnels_end
+
+
+def _tunnel(trace: Trace) -> str:
+    to = end(trace.tunnel, 0)
+    if not trace.is_tunnels_end:
+        return f"to {to}: goes on untouched, as no backend there is on this node and serves the packet inside"
+    if trace.backend is None:
+        return f"to {to}: ends here, as the node has the frontend's address itself"
+    return f"to {to}: ends here, at the backend that another balancer chose"
 
 
 def _frontend(shown: Shown) -> str:
@@ -173,10 +195,14 @@ def summary(trace: Trace) -> str:
         return f"would be sent on by {decided.unit} ({decided.verdict})"
     if trace.connection is not None and trace.connection.answer and ending is not Ending.PASSED:
         return f"would go back to the client {end(*trace.connection.client)}{_as_seen(trace)}{_out(trace)}"
+    if trace.is_tunnels_end and trace.backend is None:
+        return "would go on to the kernel without its outer header: the node has the frontend's address"
     if ending is Ending.PASSED or trace.backend is None or shown is None:
         return f"would go on to the kernel as it is: {_why_passed(trace)}"
     who = f"{_place(trace)} of {shown.name or shown.key}"
     place = f"backend {who}" if trace.position else f"a backend of {shown.name or shown.key} that was removed"
+    if trace.is_tunnels_end:
+        return f"would go to {trace.backend.backend} ({place}), out of another balancer's tunnel{_out(trace)}"
     how = f"by {_SENT[shown.forwarding]}"
     source = f" from {end(*trace.source)}" if trace.source else ""
     return f"would go to {trace.backend.backend} ({place}) {how}{source}{_out(trace)}"
@@ -197,11 +223,13 @@ def _as_seen(trace: Trace) -> str:
 
 def _out(trace: Trace) -> str:
     if trace.ending is Ending.LEFT_TO_KERNEL:
-        return ", forwarded by the kernel"
+        return ", on this node" if _is_here(trace) else ", forwarded by the kernel"
     return f", out of {trace.exit.interface}" if trace.exit else ""
 
 
 def _why_passed(trace: Trace) -> str:
+    if trace.tunnel:
+        return "the tunnel does not end here"
     if trace.frontend is not None and trace.frontend.sockets_only:
         return "the frontend is for processes of this node only"
     if trace.frontend is not None:
@@ -223,6 +251,7 @@ def document(trace: Trace) -> _Document:
         "connection": _connection_document(trace.connection) if trace.connection else None,
         "affinity": _habit_document(habit) if habit else None,
         "choice": {"hash": pick.hash, "slot": pick.slot, "slots": pick.size} if pick else None,
+        "tunnel": {"to": end(trace.tunnel, 0), "endsHere": trace.is_tunnels_end} if trace.tunnel else None,
         "backend": _member_document(trace.backend) | {"position": trace.position} if trace.backend else None,
         "source": _end_document(*trace.source) if trace.source else None,
         "exit": {
