@@ -127,6 +127,23 @@ def test_a_backend_that_is_no_address_is_refused(site: Site) -> None:
         site.mend("ServiceLB", "shop")
 
 
+@pytest.mark.parametrize(
+    ("port", "words"),
+    [
+        ("8010-8000", "'8010-8000' is no port from 1 to 65535 nor a range of them, first to last"),
+        ("1000-2000", "'1000-2000' are 1001 ports, at most 1000 are allowed"),
+        ("79-81", "frontends[0] and frontends[1] both have 10.200.0.10 port 80/TCP"),
+    ],
+)
+def test_a_range_of_ports_that_can_not_be_served_is_refused(site: Site, port: str, words: str) -> None:
+    bad = balancer("shop")
+    bad["spec"]["frontends"].append({"name": "more", "address": VIP, "port": port})
+    with site.undisturbed():
+        site.running.apply(bad)
+        site.wait_refused("ServiceLB", "shop", "InvalidSpec", words)
+        site.mend("ServiceLB", "shop")
+
+
 @pytest.mark.parametrize(("name", "denied"), [("zulu", True), ("alpha", False)])
 def test_of_overlapping_policies_both_are_in_force_in_order(site: Site, name: str, denied: bool) -> None:
     first, second = sorted(["edge", name])

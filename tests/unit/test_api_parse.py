@@ -221,12 +221,36 @@ def test_what_is_no_address_is_refused(text: str) -> None:
         (
             lb("{name: a, address: 10.0.0.1, port: 0}"),
             "InvalidSpec",
-            "port: must be greater than or equal to 1, got 0",
+            "port: '0' is no port from 1 to 65535",
         ),
         (
-            lb("{name: a, address: 10.0.0.1, port: '80'}"),
+            lb("{name: a, address: 10.0.0.1, port: 8010-8000}"),
             "InvalidSpec",
-            "port: expected a whole number, got '80'",
+            "port: '8010-8000' is no port from 1 to 65535 nor a range of them, first to last",
+        ),
+        (
+            lb("{name: a, address: 10.0.0.1, port: 65000-65536}"),
+            "InvalidSpec",
+            "port: '65000-65536' is no port",
+        ),
+        (
+            lb("{name: a, address: 10.0.0.1, port: 1000-2000}"),
+            "InvalidSpec",
+            "port: '1000-2000' are 1001 ports, at most 1000 are allowed",
+        ),
+        (
+            lb(
+                "{name: a, address: 10.0.0.1, port: 90},"
+                " {name: b, address: 10.0.0.1, port: 80-100},"
+                " {name: c, address: 10.0.0.1, port: 95, protocol: UDP}"
+            ),
+            "InvalidSpec",
+            "frontends[0] and frontends[1] both have 10.0.0.1 port 90/TCP",
+        ),
+        (
+            lb("{name: a, address: 10.0.0.1, port: '80-'}"),
+            "InvalidSpec",
+            "port: '80-' is not a port such as 80",
         ),
         (
             lb("{name: a, address: 10.0.0.1, port: 80}, {name: b, address: 10.0.0.1, port: 80}"),

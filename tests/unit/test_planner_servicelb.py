@@ -232,6 +232,58 @@ def test_affinity_that_changes_in_the_spec_changes_frontends_that_are_known() ->
     assert frontend.affinity_seconds == 10800
 
 
+def ranged(port: str, *backends: dict[str, Any], **more: Any) -> Balanced:
+    frontend = {"name": "web", "address": "10.96.0.1", "port": port, "backends": list(backends), **more}
+    return balanced({"frontends": [frontend]})
+
+
+@pytest.mark.parametrize(
+    ("backend", "ports"),
+    [({"address": "10.1.0.1"}, [8000, 8001]), ({"address": "10.1.0.1", "port": 80}, [80, 80])],
+)
+def test_each_port_of_a_range_leads_to_the_same_port_of_backends_unless_they_name_one(
+    backend: dict[str, Any], ports: list[int]
+) -> None:
+    made = ranged("8000-8001", backend).frontends.values()
+    assert [each.key.port for each in made] == [8000, 8001]
+    assert [each.backends[0].port for each in made] == ports
+    assert {each.owner for each in made} == {"ServiceLB/it:web"}
+
+
+def test_of_many_ranges_no_more_than_the_maps_hold_are_taken() -> None:
+    frontends = [{"name": f"f{i}", "address": f"10.96.0.{i}", "port": "1-1000"} for i in range(66)]
+    with pytest.raises(KubebeeError, match="66000 ports of all frontends together, at most 65536"):
+        balanced({"frontends": frontends})
+
+
+def test_a_range_is_checked_on_a_port_that_is_named() -> None:
+    check, one = {"protocol": "TCP"}, {"address": "10.1.0.1"}
+    with pytest.raises(KubebeeError, match="none is named") as caught:
+        ranged("8000-8001", one, healthCheck=check)
+    assert caught.value.where == "spec.frontends[0].healthCheck.port (web)"
+    assert len(ranged("8000-8001", one, healthCheck=check | {"port": 9000}).checks) == 2
+    assert len(ranged("8000-8001", one | {"port": 80}, healthCheck=check).checks) == 2
+    assert len(ranged("8000", one, healthCheck=check).checks) == 1
+
+
+def test_a_range_that_is_edited_takes_what_did_not_change_from_before() -> None:
+    spec: dict[str, Any] = {
+        "frontends": [
+            {"name": "a", "address": "10.96.0.1", "port": "80-81"},
+            {"name": "b", "address": "10.96.0.2", "port": 80},
+        ]
+    }
+    first = load_balancer(spec)
+    before = Balanced.of(first)
+    kept, edited = first.spec.frontends
+    items = (kept, edited.model_copy(update={"port": "80-90"}))
+    after = Balanced.of(
+        first.model_copy(update={"spec": first.spec.model_copy(update={"frontends": items})}), before
+    )
+    assert after.items[0] is before.items[0]
+    assert [len(made) for made in after.items] == [2, 11]
+
+
 def load_balancer(spec: dict[str, Any]) -> ServiceLB:
     document = {
         "apiVersion": "kubebee.dev/v1alpha1",

@@ -10,7 +10,7 @@ from typing import Any
 
 from kubebee.api.parse import parse_resource
 from kubebee.api.v1alpha1.hostpolicy import HostPolicy
-from kubebee.api.v1alpha1.servicelb import ServiceLB
+from kubebee.api.v1alpha1.servicelb import ServiceLB, ports_of
 from kubebee.errors import KubebeeError
 from kubebee.lb.model import FrontendKey, Protocol, parse_address
 from kubebee.loader.pinned import Attached, Counters, PinnedReader
@@ -231,5 +231,6 @@ def _policy_units(policies: Sequence[tuple[Declared, HostPolicy]]) -> list[Polic
 
 def _frontends(lb: ServiceLB) -> Iterator[tuple[FrontendKey, str]]:
     for item in lb.spec.frontends:
-        key = FrontendKey(parse_address(item.address), item.port, Protocol[item.protocol])
-        yield key, f"{lb.metadata.name}/{item.name}"
+        address, protocol = parse_address(item.address), Protocol[item.protocol]
+        for port in ports_of(item.port):
+            yield FrontendKey(address, port, protocol), f"{lb.metadata.name}/{item.name}"

@@ -20,9 +20,14 @@ from kubebee.lb.model import (
 from kubebee.lb.model import check as check_frontend
 from kubebee.lb.sizes import Needs, needs_of
 
+MAX_FRONTENDS = 65536
+"""Of one ServiceLB, a port each."""
+Made = tuple[Frontend, ...]
+"""What one item of spec.frontends comes to: a frontend for each of its ports."""
 
-def frontends_of(owner: str, spec: api.ServiceLBSpec, known: Mapping[int, Frontend]) -> tuple[Frontend, ...]:
-    """The frontends of one ServiceLB.
+
+def frontends_of(owner: str, spec: api.ServiceLBSpec, known: Mapping[int, Made]) -> tuple[Made, ...]:
+    """The frontends of one ServiceLB, by item.
 
     Args:
         owner: of the frontends, for messages.
@@ -32,30 +37,61 @@ def frontends_of(owner: str, spec: api.ServiceLBSpec, known: Mapping[int, Fronte
     Raises:
         KubebeeError: one can't be served; `where` is the path of the field.
     """
+    count = sum(len(api.ports_of(item.port)) for item in spec.frontends)
+    if count > MAX_FRONTENDS:
+        raise KubebeeError(
+            f"{count} ports of all frontends together, at most {MAX_FRONTENDS} are served",
+            reason="InvalidFrontend",
+            where="spec.frontends",
+            hint="make the ranges smaller",
+        )
     return tuple(
-        known.get(id(item)) or _frontend(owner, index, item, spec)
+        known.get(id(item)) or _frontends(owner, index, item, spec)
         for index, item in enumerate(spec.frontends)
     )
 
 
-def _frontend(owner: str, index: int, item: api.Frontend, spec: api.ServiceLBSpec) -> Frontend:
+def _frontends(owner: str, index: int, item: api.Frontend, spec: api.ServiceLBSpec) -> Made:
     where = f"spec.frontends[{index}]"
     try:
-        key = FrontendKey(parse_address(item.address), item.port, Protocol[item.protocol])
+        address = parse_address(item.address)
         where += ".backends"
-        backends = tuple(Backend(parse_address(b.address), b.port, b.weight) for b in item.backends)
+        servers = tuple((parse_address(b.address), b.port, b.weight) for b in item.backends)
+        fixed = tuple(Backend(at, port, weight) for at, port, weight in servers if port is not None)
         dsr = (item.forwarding or spec.forwarding).mode == "DSR"
         mode = Forwarding.DSR_IPIP if dsr else Forwarding.SNAT
-        affinity = _affinity_seconds(item.session_affinity or spec.session_affinity)
-        frontend = Frontend(
-            key, backends, forwarding=mode, affinity_seconds=affinity, owner=f"{owner}:{item.name}"
-        )
-        check_frontend(frontend)
+        made = []
+        for port in api.ports_of(item.port):
+            backends = fixed
+            if len(fixed) < len(servers):
+                backends = tuple(Backend(at, its or port, weight) for at, its, weight in servers)
+            frontend = Frontend(
+                FrontendKey(address, port, Protocol[item.protocol]),
+                backends,
+                forwarding=mode,
+                affinity_seconds=_affinity_seconds(item.session_affinity or spec.session_affinity),
+                owner=f"{owner}:{item.name}",
+            )
+            check_frontend(frontend)
+            made.append(frontend)
     except KubebeeError as error:
         raise KubebeeError(
             error.message, reason=error.reason, where=f"{where} ({item.name})", hint=error.hint
         ) from error
-    return frontend
+    _check_probes(index, item)
+    return tuple(made)
+
+
+def _check_probes(index: int, item: api.Frontend) -> None:
+    """Each port that backends are tried on is a connection an interval."""
+    several = len(api.ports_of(item.port)) > 1 and any(each.port is None for each in item.backends)
+    if item.health_check is not None and item.health_check.port is None and several:
+        raise KubebeeError(
+            "backends of a range of ports are tried on one port, and none is named",
+            reason="InvalidFrontend",
+            where=f"spec.frontends[{index}].healthCheck.port ({item.name})",
+            hint="name one that all of them listen on",
+        )
 
 
 def _affinity_seconds(wanted: api.SessionAffinity | None) -> int:
@@ -108,6 +144,7 @@ class Balanced:
     """What the spec of a ServiceLB comes to.
 
     Attributes:
+        items: by item of spec.frontends.
         frontends: by key, in the order of the spec.
         modes: ways of forwarding among them.
         affinity: whether clients of some come back to the backend they had.
@@ -115,6 +152,7 @@ class Balanced:
     """
 
     spec: api.ServiceLBSpec
+    items: tuple[Made, ...]
     frontends: Mapping[FrontendKey, Frontend]
     needs: Needs
     config: LbConfig
@@ -134,13 +172,14 @@ class Balanced:
         Raises:
             KubebeeError: something of it can't be served.
         """
-        known: dict[int, Frontend] = {}
+        known: dict[int, Made] = {}
         if before is not None and _inherited(before.spec) == _inherited(lb.spec):
-            pairs = zip(before.spec.frontends, before.frontends.values(), strict=True)
-            known = {id(item): frontend for item, frontend in pairs}
-        frontends = frontends_of(f"ServiceLB/{lb.metadata.name}", lb.spec, known)
+            known = dict(zip(map(id, before.spec.frontends), before.items, strict=True))
+        items = frontends_of(f"ServiceLB/{lb.metadata.name}", lb.spec, known)
+        frontends = tuple(frontend for made in items for frontend in made)
         return cls(
             spec=lb.spec,
+            items=items,
             frontends={frontend.key: frontend for frontend in frontends},
             needs=needs_of(frontends),
             config=config_of(lb.spec),
@@ -148,12 +187,14 @@ class Balanced:
             affinity=any(frontend.affinity_seconds for frontend in frontends),
             checks={
                 frontend.key: check
-                for frontend, item in zip(frontends, lb.spec.frontends, strict=True)
+                for made, item in zip(items, lb.spec.frontends, strict=True)
                 if (check := check_of(item)) is not None
+                for frontend in made
             },
             drain_seconds={
                 frontend.key: item.drain_seconds
-                for frontend, item in zip(frontends, lb.spec.frontends, strict=True)
+                for made, item in zip(items, lb.spec.frontends, strict=True)
                 if item.drain_seconds is not None
+                for frontend in made
             },
         )

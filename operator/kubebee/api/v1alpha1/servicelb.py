@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
 
@@ -32,6 +33,29 @@ from kubebee.api.v1alpha1.rollout import Rollout
 from kubebee.api.v1alpha1.selectors import Interfaces, LabelSelector
 from kubebee.api.v1alpha1.status import CommonStatus
 
+MAX_PORTS = 1000
+"""Of one range: each port has a table of its own."""
+
+
+def ports_of(text: str) -> range:
+    """The ports of "80" or "8000-8010", both ends included."""
+    first, _, last = text.partition("-")
+    return range(int(first), int(last or first) + 1)
+
+
+def _sound(text: str) -> str:
+    ports = ports_of(text)
+    if not ports or not ports[0] or ports[-1] > 0xFFFF:
+        raise PydanticCustomError(
+            "ports", "'{text}' is no port from 1 to 65535 nor a range of them, first to last", {"text": text}
+        )
+    if len(ports) > MAX_PORTS:
+        values = {"text": text, "count": len(ports), "most": MAX_PORTS}
+        raise PydanticCustomError("ports", "'{text}' are {count} ports, at most {most} are allowed", values)
+    return text
+
+
+Ports = Annotated[PortRange, AfterValidator(_sound)]
 Seconds = Annotated[Int, Field(ge=1, le=86400)]
 LoadBalancerClass = Annotated[str, Field(max_length=316)]
 
@@ -80,8 +104,8 @@ class Backend:
 
     address: Address
     """IP address, of the same family as the frontend's."""
-    port: Port
-    """Port on it; DSR needs it equal to the frontend's."""
+    port: Port | None = None
+    """Port on it; default: the one that the client used. DSR can't translate it."""
     weight: Annotated[Int, Field(ge=0, le=1000)] = 1
     """Share of new connections relative to the other backends; 0 gets none and keeps what it has."""
 
@@ -93,8 +117,8 @@ class Frontend(ApiModel):
     """Name, unique in this object; metrics carry it."""
     address: Address
     """Virtual IP address."""
-    port: Port
-    """Port on it."""
+    port: Ports
+    """Port on it, or a range such as 8000-8010, both ends included, of at most 1,000 ports."""
     protocol: Literal["TCP", "UDP"] = "TCP"
     """Transport protocol."""
     backends: Annotated[tuple[Backend, ...], Field(max_length=100)] = ()
@@ -216,15 +240,19 @@ class ServiceLBSpec(ApiModel):
     def _frontends_differ(self) -> Self:
         # Too costly for CEL at 1,000 frontends; the API server checks the names by the list's keys.
         names: dict[str, int] = {}
-        places: dict[tuple[str, int, str], int] = {}
+        places: dict[tuple[str, str], list[tuple[int, int, int]]] = {}
         for index, frontend in enumerate(self.frontends):
-            place = (frontend.address, frontend.port, frontend.protocol)
-            other = places.setdefault(place, index)
-            if other != index:
-                raise _double(other, index, f"{place[0]} port {place[1]}/{place[2]}")
+            ports = ports_of(frontend.port)
+            span = ports[0], ports[-1], index
+            places.setdefault((frontend.address, frontend.protocol), []).append(span)
             other = names.setdefault(frontend.name, index)
             if other != index:
                 raise _double(other, index, f"the name {frontend.name}")
+        for (address, protocol), spans in places.items():
+            spans.sort()
+            for (_, last, one), (first, _, other) in pairwise(spans):
+                if first <= last:
+                    raise _double(min(one, other), max(one, other), f"{address} port {first}/{protocol}")
         return self
 
 
