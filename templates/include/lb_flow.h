@@ -22,16 +22,6 @@ enum lb_flow_flags {
 	LB_FLOW_SEEN = 1 << 2, /* on the reverse entry: the backend has answered */
 };
 
-/* As a packet of that direction carries them; zero padding. */
-struct kb_lb_flow_key {
-	__be32 saddr;
-	__be32 daddr;
-	__be16 sport;
-	__be16 dport;
-	__u8 protocol;
-	__u8 pad[3];
-};
-
 /* Client to VIP. */
 struct kb_lb_flow {
 	__u64 seen; /* ns, coarse monotonic clock */
@@ -69,15 +59,6 @@ struct {
 } kb_lb_rev SEC(".maps");
 
 #ifdef KB_LB_IPV6
-struct kb_lb_flow_key6 {
-	struct kb_lb_address6 saddr;
-	struct kb_lb_address6 daddr;
-	__be16 sport;
-	__be16 dport;
-	__u8 protocol;
-	__u8 pad[3];
-};
-
 struct kb_lb_flow6 {
 	__u64 seen;
 	__u32 backend;

@@ -12,6 +12,9 @@
 #include "lb_flow.h"
 #include "lb_scratch.h"
 #include "lb_select.h"
+#ifdef KB_LB_CUT_OVER
+#include "lb_theirs.h"
+#endif
 
 /*
  * A source port is free for a backend as long as no flow of ours uses it, with that source address, towards the
@@ -47,6 +50,17 @@ static __always_inline void lb_flow_remove(const struct LB_V(kb_lb_flow_key) *ke
 		bpf_map_delete_elem(&LB_V(kb_lb_rev), &reverse);
 	}
 	bpf_map_delete_elem(&LB_V(kb_lb_flow), key);
+}
+
+/* Whether kube-proxy has a flow with such answers. */
+static __always_inline bool lb_answer_is_theirs(const struct LB_V(kb_lb_flow_key) *reverse)
+{
+#ifdef KB_LB_CUT_OVER
+	return lb_is_their_answer(reverse);
+#else
+	(void)reverse;
+	return false;
+#endif
 }
 
 /* An answer to such a port would be taken for a request: where a frontend has the SNAT address. */
@@ -105,7 +119,8 @@ static __noinline int lb_flow_create(const struct LB_V(kb_lb_flow_key) *key, con
 		made->reverse_key.dport = made->flow.nat_port;
 		/* Taken ports are found by a lookup, at a third of what an insertion that fails costs. */
 		if (!bpf_map_lookup_elem(&LB_V(kb_lb_rev), &made->reverse_key) &&
-		    (keep_client || !lb_port_serves(&made->flow, key->protocol)))
+		    (keep_client || !lb_port_serves(&made->flow, key->protocol)) &&
+		    !lb_answer_is_theirs(&made->reverse_key))
 			error = bpf_map_update_elem(&LB_V(kb_lb_rev), &made->reverse_key, &made->reverse,
 						    BPF_NOEXIST);
 		hash += LB_PORT_STEP;

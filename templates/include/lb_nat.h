@@ -14,6 +14,9 @@
 #include "lb_hop.h"
 #include "lb_reply.h"
 #include "lb_rewrite.h"
+#ifdef KB_LB_CUT_OVER
+#include "lb_theirs.h"
+#endif
 
 /*
  * A SYN on a flow that is over, or whose backend left, starts a new flow. A datagram starts one when its
@@ -140,6 +143,10 @@ static __always_inline int lb_nat(struct kb_ctx *ctx, const struct kb_packet *pa
 		flow = NULL;
 	}
 	if (!flow) {
+#ifdef KB_LB_CUT_OVER
+		if (lb_is_theirs(&key, l4->tcp_flags, false))
+			return KB_CONTINUE;
+#endif
 		lb_choose(frontend, &key.saddr, hash, &choice);
 		if (!choice.backend)
 			return lb_nobody(frontend, key.protocol);

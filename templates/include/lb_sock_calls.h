@@ -135,6 +135,30 @@ static __always_inline void LB_V(lb_sock_same)(const struct LB_V(kb_lb_sock) *so
 	choice->id = peer->number;
 }
 
+#ifdef KB_LB_CUT_OVER
+/*
+ * Whether an unconnected socket has a flow to this place that kube-proxy translates. Its own address is not known
+ * before there is a packet: the table has such flows with no address, too. One without a port has sent nothing yet.
+ */
+static __always_inline bool LB_V(lb_sock_is_theirs)(struct bpf_sock_addr *ctx, const struct LB_V(lb_place) *place)
+{
+	const struct LB_V(kb_lb_sock) *sock;
+	struct LB_V(kb_lb_flow_key) key = {
+		.daddr = place->address,
+		.dport = place->port,
+		.protocol = IPPROTO_UDP,
+	};
+
+	if (!ctx->sk || !ctx->sk->src_port)
+		return false;
+	sock = bpf_sk_storage_get(&LB_V(kb_lb_sk), ctx->sk, NULL, 0);
+	if (sock && LB_V(lb_peers_by_vip)(sock, &place->address, place->port))
+		return false;
+	key.sport = bpf_htons(ctx->sk->src_port);
+	return lb_cut_leaves(&LB_V(kb_lb_theirs), &key, false, false, false);
+}
+
+#endif
 /*
  * A datagram to a place that the socket is not connected to, or that it names once more: it keeps the
  * backend that it has. A connected socket takes answers from nobody else.
@@ -148,6 +172,10 @@ static __always_inline int LB_V(lb_sock_send)(struct bpf_sock_addr *ctx, struct 
 
 	if (!frontend)
 		return LB_SOCK_ALLOW;
+#ifdef KB_LB_CUT_OVER
+	if (LB_V(lb_sock_is_theirs)(ctx, place))
+		return LB_SOCK_ALLOW;
+#endif
 	sock = bpf_sk_storage_get(&LB_V(kb_lb_sk), ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!sock)
 		return lb_sock_refuse(KB_DROP_LB_SOCK_MEMORY, ENOBUFS);

@@ -128,6 +128,25 @@ struct kb_lb_affinity {
 	__u32 pad;
 };
 
+/* Ends of a packet's flow, as the packet carries them; zero padding. */
+struct kb_lb_flow_key {
+	__be32 saddr;
+	__be32 daddr;
+	__be16 sport;
+	__be16 dport;
+	__u8 protocol;
+	__u8 pad[3];
+};
+
+struct kb_lb_flow_key6 {
+	struct kb_lb_address6 saddr;
+	struct kb_lb_address6 daddr;
+	__be16 sport;
+	__be16 dport;
+	__u8 protocol;
+	__u8 pad[3];
+};
+
 /* From clients to backends; answers are not counted, under DSR they are not seen. */
 struct kb_lb_stat {
 	__u64 packets;

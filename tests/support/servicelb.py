@@ -82,9 +82,9 @@ int last_stage(struct xdp_md *ctx)
 
 
 @functools.cache
-def elf(last_stage: bool = False, six: bool = False) -> bytes:
+def elf(last_stage: bool = False, six: bool = False, features: Features = ALL) -> bytes:
     """Render and compile the stage; as the `last_stage` of a chain what goes on goes to the kernel."""
-    source = render_builtin("servicelb", ALL.context() | {"tc": False, "six": six})
+    source = render_builtin("servicelb", features.context() | {"tc": False, "six": six})
     if last_stage:
         assert _ENTRY in source
         source = source.replace(_ENTRY, "__noinline int LB_V(kb_servicelb)(") + _LAST_STAGE
@@ -92,9 +92,9 @@ def elf(last_stage: bool = False, six: bool = False) -> bytes:
 
 
 @functools.cache
-def tc_elf(six: bool = False) -> bytes:
+def tc_elf(six: bool = False, features: Features = ALL) -> bytes:
     """Render and compile the programs of tc."""
-    return compile_c(render_builtin("servicelb", ALL.context() | {"tc": True, "six": six}))
+    return compile_c(render_builtin("servicelb", features.context() | {"tc": True, "six": six}))
 
 
 def frontend(
@@ -195,7 +195,12 @@ SMALL = {name + family.suffix: entries for family in FAMILIES for name, entries 
 
 @contextmanager
 def balancer(
-    hook: Hook = XDP, *, last_stage: bool = False, six: bool = False, **max_entries: int
+    hook: Hook = XDP,
+    *,
+    last_stage: bool = False,
+    six: bool = False,
+    features: Features = ALL,
+    **max_entries: int,
 ) -> Iterator[Balancer]:
     """Load all programs of a family over one set of maps.
 
@@ -203,16 +208,17 @@ def balancer(
         hook: where packets come in.
         last_stage: of XDP the stage and the end of a chain.
         six: IPv6.
+        features: what is rendered.
         max_entries: sizes of maps, by name.
     """
     suffix = "6" * six
     with ExitStack() as stack:
-        xdp = stack.enter_context(BpfObject.open(elf(last_stage, six), "servicelb"))
+        xdp = stack.enter_context(BpfObject.open(elf(last_stage, six, features), "servicelb"))
         for name, count in (SMALL | max_entries).items():
             xdp.maps[name].set_max_entries(count)
         xdp.load()
         maps = {name: stack.enter_context(item.duplicate()) for name, item in xdp.maps.items()}
-        tc = stack.enter_context(BpfObject.open(tc_elf(six), "servicelb_tc"))
+        tc = stack.enter_context(BpfObject.open(tc_elf(six, features), "servicelb_tc"))
         for name, item in tc.maps.items():
             if name in maps and not name.startswith("."):
                 item.reuse_fd(maps[name].fd)

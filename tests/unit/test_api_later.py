@@ -49,6 +49,7 @@ def used(kind: str, spec: str) -> tuple[str, ...]:
             "{frontends: [{name: a, address: 10.0.0.1, port: 1, forwarding: {dispatch: IPOption}}]}",
             "spec.frontends[0].forwarding.dispatch: IPOption",
         ),
+        ("ServiceLB", "{cutOver: {from: KubeProxy, handBack: true}}", "spec.cutOver.handBack"),
         ("HostPolicy", "{egress: [{name: a, action: Deny}]}", "spec.egress"),
         ("HostPolicy", "{defaultAction: {egress: Deny}}", "spec.defaultAction.egress"),
         (
@@ -67,6 +68,7 @@ def test_a_field_that_is_not_built_is_found(kind: str, spec: str, expected: str)
     [
         ("BpfProgram", f"{{{PROGRAM}, toolchain: Bcc, suspend: true}}"),
         ("ServiceLB", "{forwarding: {mode: DSR, dispatch: IPIP}, socketLB: {hostNamespaceOnly: false}}"),
+        ("ServiceLB", "{cutOver: {from: KubeProxy, handBack: false}}"),
         ("HostPolicy", "{audit: true, ingress: [{name: a, action: Deny, log: false}]}"),
     ],
 )

@@ -17,6 +17,7 @@ from kubebee.planner.declared import Declared
 from kubebee.planner.frontends import Balanced
 from kubebee.planner.plan import ResourceKey
 from kubebee.planner.servicelb import Merged, Served, unit
+from kubebee.render.builtin import Datapaths
 
 
 class Text:
@@ -298,3 +299,16 @@ def load_balancer(spec: dict[str, Any]) -> ServiceLB:
 
 def balanced(spec: dict[str, Any]) -> Balanced:
     return Balanced.of(load_balancer(spec))
+
+
+def test_only_a_resource_that_takes_over_from_kube_proxy_brings_code_for_that() -> None:
+    plain, taking = six(), six(cutOver={"from": "KubeProxy"})
+    for resource, expected in ((plain, False), (taking, True)):
+        declared = Declared(ResourceKey("ServiceLB", "six"), resource, 1, "2026-01-01T00:00:00Z")
+        made = unit(
+            [(Served(declared, resource.spec, Balanced.of(resource)), None)], Datapaths(), {}.__setitem__
+        )
+        assert made.unit is not None
+        sources = [code.source for packets in made.unit.packets for code in (packets.xdp, packets.tc)]
+        assert made.unit.socket is not None
+        assert {"KB_LB_CUT_OVER" in source for source in (*sources, made.unit.socket.source)} == {expected}

@@ -158,6 +158,7 @@ class Agent:
         self._wake = asyncio.Event()
         loader.when_compiled(self._wake.set)
         loader.lb_checks.on_change = self._wake.set
+        loader.lb_cut_over.on_change = self._wake.set
         self._stopping = False
         self._retries = 0
         self._retry_at: float | None = None
@@ -177,6 +178,7 @@ class Agent:
             asyncio.create_task(self.loader.lb_cutter.run()),
             asyncio.create_task(self.loader.lb_checks.run()),
             asyncio.create_task(self.loader.lb_answers.run()),
+            asyncio.create_task(self.loader.lb_cut_over.run()),
             asyncio.create_task(self.services.run()),
             asyncio.create_task(self._watch_services()),
         ]

@@ -13,12 +13,14 @@ class Features:
         dsr: some frontends are forwarded so; translation is always there, for backends on the node itself.
         ipv6: maps and code of that family.
         affinity: clients come back to the backend they had.
+        cut_over: flows that kube-proxy began stay with it.
         host_only: of sockets those in the host's network namespace are served; packets don't care.
     """
 
     dsr: bool = False
     ipv6: bool = False
     affinity: bool = False
+    cut_over: bool = False
     host_only: bool = False
 
     def context(self) -> dict[str, bool]:

@@ -36,6 +36,10 @@ class LbAnswers:
             self._services.setdefault(check.port, []).append(check)
         self._listeners.want(self._healthz | self._services.keys())
 
+    def holds(self, port: int) -> bool:
+        """Whether it is this process that listens on a port."""
+        return self._listeners.holds(port)
+
     def news(self) -> Iterator[str]:
         """What ports can't be had, each said once."""
         for port, why in self._listeners.news().items():

@@ -20,6 +20,7 @@ from kubebee.lb.health.writes import Writes
 from kubebee.lb.sync import Unserved
 from kubebee.loader.chains import Chains
 from kubebee.loader.compiled import Compiler
+from kubebee.loader.cut_over import LbCutOver
 from kubebee.loader.cutter import Cutter
 from kubebee.loader.data import LbData, PolicyData, host_addresses
 from kubebee.loader.failures import describe
@@ -76,6 +77,7 @@ class Loader:
         self.lb_cutter = Cutter(self._compiler, self._tell_uncut)
         self.lb_checks = LbChecks()
         self.lb_answers = LbAnswers(self.lb_condition)
+        self.lb_cut_over = LbCutOver(self.lb_answers.holds, self._tell_cut_over)
         self.policies: dict[ResourceKey, PolicyData] = {}
         self.states: dict[ResourceKey, UnitState] = {}
         self._versions = Versions(pins, self._compiler, self._last_good, self.states, self._fail)
@@ -152,7 +154,9 @@ class Loader:
             self.lb_upkeep.rest()
             self.lb_cutter.rest()
             self.lb_checks.rest()
+            self.lb_cut_over.rest()
         self._settle(run)
+        self._take_over()
         self._untidy |= bool(run.prepared or removed or moved or run.undecided)
         if self._untidy:  # it takes longer than all else of a pass that changes nothing
             self._collect_garbage(frozenset().union(*(chain.pins for chain in run.undecided)))
@@ -284,6 +288,25 @@ class Loader:
                 if known is not None and known.active is not None:
                     self._write(unit, known.active.maps)
         return state.failure is None
+
+    def _take_over(self) -> None:
+        """Once the load balancer serves all that it shall, let it take over from kube-proxy."""
+        lb = self._plan.lb
+        state = self.states.get(lb.key) if lb is not None else None
+        if lb is None or state is None or state.active is None or state.syncing or not lb.features.cut_over:
+            self.lb_cut_over.rest()
+            return
+        if not self.lb.holds(state.active.maps) or not attachments(self.xdp, self.links).get(lb.key):
+            return
+        assert self.lb.state is not None
+        try:
+            self.lb_cut_over.follow(state.active.maps, self.lb.state)
+        except (KubebeeError, OSError) as error:
+            self._fail(lb.key, describe(error, Stage.ATTACH), state.failure)
+
+    def _tell_cut_over(self, text: str, reason: str) -> None:
+        if self._plan.lb is not None:
+            self._tell(self._plan.lb.key, reason, f"{self._node}: {text}")
 
     def _tell_uncut(self, text: str) -> None:
         for key in self.states:
@@ -442,7 +465,9 @@ class Loader:
         return NodeReport(self._node, units, self.take_happenings())
 
     def _notes(self, key: ResourceKey) -> tuple[str, ...]:
-        return tuple(self.lb_checks.notes()) if key.kind == "ServiceLB" else ()
+        if key.kind != "ServiceLB":
+            return ()
+        return (*self.lb_checks.notes(), *self.lb_cut_over.notes())
 
     def take_happenings(self) -> tuple[Happening, ...]:
         """What happened since this or `report` was called last."""

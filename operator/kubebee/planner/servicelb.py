@@ -156,6 +156,7 @@ def _unit(
         dsr=Forwarding.DSR_IPIP in modes,
         ipv6=IPV6 in needs.families,
         affinity=affinity,
+        cut_over=any(served.spec.cut_over is not None for served in accepted),
         host_only=sockets is not None and sockets.host_namespace_only,
     )
     return LbUnit(

@@ -26,7 +26,8 @@ from kubebee.loader.pins import CHAIN, PinRoot
 READ_ONLY = frozenset(
     {
         *("kb_lb_fe", "kb_lb_slots", "kb_lb_be", "kb_lb_fe_stat", "kb_lb_cfg", "kb_lb_sources"),
-        *("kb_lb_devs", "kb_lb_names", "kb_lb_here", ".bss", "kb_p_chunks", "kb_p_crowded", "kb_p_names"),
+        *("kb_lb_devs", "kb_lb_names", "kb_lb_here", "kb_lb_cut"),
+        *(".bss", "kb_p_chunks", "kb_p_crowded", "kb_p_names"),
     }
 )
 """Maps of the built-in stages that no program writes to; so their IPv6 twins, whose names end in 6."""
@@ -35,6 +36,7 @@ WRITTEN = frozenset(
     {
         *("kb_drops", "kb_run", "kb_lb_be_stat", "kb_lb_flow", "kb_lb_rev"),
         *("kb_lb_affinity", "kb_lb_replies", "kb_lb_scratch", "kb_lb_frags", "kb_p_hits", "kb_p_fragments"),
+        "kb_lb_theirs",
     }
 )
 """Maps of the built-in stages that a run writes to."""

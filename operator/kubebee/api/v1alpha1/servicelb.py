@@ -198,7 +198,7 @@ class CutOver(ApiModel):
 
     from_: Literal["KubeProxy"]
     """Who serves now."""
-    hand_back: Bool = True
+    hand_back: Annotated[Bool, LATER] = False
     """Let it serve again when this object is deleted."""
 
 
@@ -229,8 +229,9 @@ class ServiceLBSpec(ApiModel):
     """Whether a client of `frontends` stays with one backend; Services have a field of their own for it."""
     healthz_port: Port | None = None
     """Port where each node answers whether it serves, under /healthz; kube-proxy's is 10256."""
-    cut_over: Annotated[CutOver | None, LATER] = None
-    """Take over from kube-proxy without dropping connections."""
+    cut_over: CutOver | None = None
+    """Take over from kube-proxy without dropping connections. Those that it has go on by it, new ones are
+    served here; once it is gone from a node its rules are removed there."""
     node_selector: LabelValues = Field(default_factory=dict)
     """Labels of the nodes it is for; none given: all nodes."""
     rollout: Rollout | None = None

@@ -46,6 +46,10 @@ class Listeners:
         for port in sorted(ports - self._tasks.keys() - self._refused.keys()):
             self._open(port)
 
+    def holds(self, port: int) -> bool:
+        """Whether it is listened on here."""
+        return port in self._tasks
+
     def news(self) -> dict[int, str]:
         """Ports that can't be had, and why, each once until it is had."""
         fresh = {port: why for port, why in self._refused.items() if port not in self._said}

@@ -1,0 +1,164 @@
+"""Takes a node over from a kube-proxy that runs, and removes what it leaves behind once it is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+
+from kubebee.bpf import conntrack
+from kubebee.bpf.map import Map
+from kubebee.errors import KubebeeError
+from kubebee.lb import cut_over
+from kubebee.lb.cut_over import Phase
+from kubebee.lb.family import FAMILIES, IPV4, Family
+from kubebee.lb.grace import wait_for_readers
+from kubebee.lb.model import FrontendKey
+from kubebee.lb.sync import LbState
+from kubebee.loader.kube_proxy import end_translating, remove_rules, rules_left, runs_here, uses_ipvs
+
+log = logging.getLogger("kubebee")
+LOOK_SECONDS = 5.0
+SHARE = 20
+"""A look at conntrack may take one part in so many of the time."""
+
+
+class LbCutOver:
+    """Follows the maps that it was last given.
+
+    Attributes:
+        left: connections that kube-proxy began and that go on.
+        on_change: called when there is something to say between two passes.
+
+    Args:
+        holds: whether a port is one that this process listens on.
+        tell: called with a text and its reason.
+    """
+
+    def __init__(self, holds: Callable[[int], bool], tell: Callable[[str, str], None]) -> None:
+        self.left = 0
+        self.on_change: Callable[[], None] = lambda: None
+        self._holds = holds
+        self._tell = tell
+        self._maps: Mapping[str, Map] = {}
+        self._state: LbState | None = None
+        self._runs = False
+        self._rules_left = ""
+        self._removed = False
+        self._resting = False
+        self._wake = asyncio.Event()
+
+    def follow(self, maps: Mapping[str, Map], state: LbState) -> None:
+        """Take over by these maps, which are attached and filled; new connections are ours afterwards.
+
+        Raises:
+            KubebeeError: conntrack can't be read, or kube-proxy uses IPVS; it goes on serving.
+        """
+        self._maps, self._state, self._resting = maps, state, False
+        phase = cut_over.phase_of(maps)
+        if phase is Phase.RECORDS:
+            self._runs = runs_here(self._holds)
+            if uses_ipvs():
+                raise KubebeeError(
+                    "kube-proxy uses IPVS on this node, whose connections are not in conntrack",
+                    reason="Unsupported",
+                    where="spec.cutOver",
+                    hint="switch kube-proxy to the mode nftables or iptables first, or leave cutOver out",
+                )
+            self._serve()
+        if phase is not Phase.OVER:
+            self._wake.set()
+
+    def rest(self) -> None:
+        """There is nothing to take over; what an earlier process left for that goes."""
+        if self._resting:
+            return
+        self._resting = True
+        self._maps, self._state, self.left = {}, None, 0
+        self._rules_left, self._removed = "", False
+        try:
+            end_translating()
+        except KubebeeError as error:
+            log.warning("cut-over from kube-proxy: %s", error)
+
+    def notes(self) -> Iterator[str]:
+        """What a status says of it."""
+        phase = cut_over.phase_of(self._maps)
+        if phase is Phase.SERVES:
+            who = "kube-proxy runs here" if self._runs else "kube-proxy is gone from here"
+            yield f"cut-over: new connections are served; {self.left} go on by kube-proxy's; {who}"
+        if self._rules_left:
+            yield self._rules_left
+
+    async def run(self) -> None:
+        """Look after it until cancelled; what fails is logged and tried again."""
+        while True:
+            if cut_over.phase_of(self._maps) is not Phase.SERVES:
+                self._wake.clear()
+                await self._wake.wait()
+            began = time.monotonic()
+            try:
+                await self._look()
+            except (KubebeeError, OSError) as error:
+                log.warning("cut-over from kube-proxy: %s", error)
+            await asyncio.sleep(max(LOOK_SECONDS, SHARE * (time.monotonic() - began)))
+
+    def _serve(self) -> None:
+        """From here on new connections are ours, and those of kube-proxy are known."""
+        assert self._state is not None
+        wait_for_readers()  # a packet that met no program of ours is in conntrack afterwards
+        self.left = 0
+        for family in self._families():
+            wanted, count = _their_flows(family, self._state.families[family].served)
+            cut_over.note(self._maps[cut_over.theirs_map(family)], wanted)
+            self.left += count
+        cut_over.enter(self._maps, Phase.SERVES)
+        self._tell(f"new connections are served; {self.left} go on by kube-proxy's", "CutOver")
+
+    async def _look(self) -> None:
+        """Forget connections that ended; once kube-proxy is gone remove its rules."""
+        maps, state, left = self._maps, self._state, 0
+        assert state is not None
+        for family in self._families():
+            theirs = maps[cut_over.theirs_map(family)]
+            before = dict(theirs.items())
+            served = frozenset(state.families[family].served)
+            wanted, count = await asyncio.to_thread(_their_flows, family, served)
+            if maps is not self._maps:
+                return
+            cut_over.forget_others(theirs, before, wanted)
+            left += count
+        self.left = left
+        ran, self._runs = self._runs, runs_here(self._holds)
+        if ran != self._runs:
+            self.on_change()
+        if self._runs:
+            self._removed = False
+            return
+        await self._remove_rules()
+        if not left and not self._rules_left:
+            end_translating()
+            cut_over.enter(maps, Phase.OVER)
+            self._tell("none of kube-proxy's connections and rules are left", "CutOver")
+            self.on_change()
+
+    async def _remove_rules(self) -> None:
+        """Only once: rules that come back have somebody who wants them."""
+        if self._removed:
+            return
+        removed = await asyncio.to_thread(remove_rules)
+        self._rules_left = await asyncio.to_thread(rules_left)
+        self._removed = not self._rules_left
+        if removed:
+            self._tell(f"removed: {removed}", "KubeProxyRulesRemoved")
+            self.on_change()
+
+    def _families(self) -> list[Family]:
+        return [family for family in FAMILIES if family is IPV4 or cut_over.theirs_map(family) in self._maps]
+
+
+def _their_flows(family: Family, served: Collection[FrontendKey]) -> tuple[dict[bytes, bytes], int]:
+    number = socket.AF_INET if family is IPV4 else socket.AF_INET6
+    return cut_over.their_flows(conntrack.translated(number), served)
