@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lab import BACKENDS, NODE, Lab, http_get
+from lab import BACKENDS, NODE, VIP, Lab, http_get
 from support.running import KUBEBEE, Running, wait_for
 from support.services import endpoint, endpoint_slice, ingress, service
 
@@ -158,3 +158,21 @@ def test_services_are_chosen_by_namespace_and_load_balancers_addresses_by_class(
     wait_for("it answers", lambda: set(asked_on_node(lab, CLUSTER_IP, times=3)) == {"backend1"})
     listed = running.run(KUBEBEE, "lb", "list").stdout
     assert (CLUSTER_IP in listed, OTHER_IP in listed, balanced in listed) == (True, False, False)
+
+
+def test_a_frontend_that_refers_to_a_service_follows_its_endpoints(lab: Lab, running: Running) -> None:
+    frontend = {"name": "web", "address": VIP, "port": 443, "service": {"name": "web", "port": "http"}}
+    running.apply({**ALL, "spec": {"interfaces": {"all": True}, "frontends": [frontend]}})
+    text = "ServiceLB/cluster:web: there is no such Service"
+    wait_for("it is said", lambda: any(text in event["message"] for event in running.events()))
+    running.apply(WEB)
+    running.apply(behind(ONE))
+    wait_for("it answers outside", lambda: http_get(lab.client, VIP, 443) == "backend1")
+    assert set(asked_on_node(lab, VIP, 443)) == {"backend1"}
+    assert set(asked_on_node(lab, CLUSTER_IP, times=1)) == {""}
+    running.apply(behind(TWO))
+    wait_for("the other answers", lambda: http_get(lab.client, VIP, 443) == "backend2")
+    running.kill()
+    running.start()
+    running.wait_ready("ServiceLB", "cluster")
+    assert http_get(lab.client, VIP, 443) == "backend2"

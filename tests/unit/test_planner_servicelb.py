@@ -285,6 +285,38 @@ def test_a_range_that_is_edited_takes_what_did_not_change_from_before() -> None:
     assert [len(made) for made in after.items] == [2, 11]
 
 
+TO_SERVICE = {
+    "name": "web",
+    "address": "10.96.0.1",
+    "port": "80-81",
+    "service": {"name": "web", "port": 8080},
+}
+
+
+def test_frontends_that_refer_to_a_service_come_with_services_and_still_claim_their_places() -> None:
+    other = {"name": "other", "address": "10.96.0.2", "port": 80}
+    resource = load_balancer({"frontends": [TO_SERVICE, other]})
+    prepared = Balanced.of(resource)
+    declared = Declared(ResourceKey("ServiceLB", "it"), resource, 1, "2026-01-01T00:00:00Z", prepared)
+    refused: dict[ResourceKey, KubebeeError] = {}
+    referring, thief = Served(declared, resource.spec, prepared), served("thief", ((1, 1),))
+    made = unit([(referring, None), (thief, None)], Text(), refused.__setitem__).unit
+    assert made is not None
+    assert [str(key) for key in made.frontends] == ["10.96.0.2:80/TCP"]
+    assert made.services is not None
+    assert [(one.service, one.port, one.frontend.key.port) for one in made.services.references] == [
+        (("default", "web"), "8080", 80),
+        (("default", "web"), "8080", 81),
+    ]
+    assert [error.reason for error in refused.values()] == ["DuplicateFrontend"]
+
+
+def test_a_frontend_has_backends_or_a_service() -> None:
+    both = TO_SERVICE | {"backends": [{"address": "10.1.0.1"}]}
+    with pytest.raises(KubebeeError, match="backends and service can't both be set"):
+        balanced({"frontends": [both]})
+
+
 def load_balancer(spec: dict[str, Any]) -> ServiceLB:
     document = {
         "apiVersion": "kubebee.dev/v1alpha1",

@@ -18,6 +18,7 @@ from kubebee.lb.model import (
     parse_address,
 )
 from kubebee.lb.model import check as check_frontend
+from kubebee.lb.services.wanted import Reference
 from kubebee.lb.sizes import Needs, needs_of
 
 MAX_FRONTENDS = 65536
@@ -145,7 +146,8 @@ class Balanced:
 
     Attributes:
         items: by item of spec.frontends.
-        frontends: by key, in the order of the spec.
+        frontends: by key, in the order of the spec; those that refer to a Service without backends.
+        references: those that refer to a Service.
         modes: ways of forwarding among them.
         affinity: whether clients of some come back to the backend they had.
         checks, drain_seconds: of the frontends that have one.
@@ -160,6 +162,7 @@ class Balanced:
     affinity: bool
     checks: Mapping[FrontendKey, Check] = field(default_factory=dict)
     drain_seconds: Mapping[FrontendKey, int] = field(default_factory=dict)
+    references: Mapping[FrontendKey, Reference] = field(default_factory=dict)
 
     @classmethod
     def of(cls, lb: api.ServiceLB, before: Balanced | None = None) -> Balanced:
@@ -197,4 +200,14 @@ class Balanced:
                 if item.drain_seconds is not None
                 for frontend in made
             },
+            references={
+                frontend.key: _reference(item.service, frontend)
+                for made, item in zip(items, lb.spec.frontends, strict=True)
+                if item.service is not None
+                for frontend in made
+            },
         )
+
+
+def _reference(wanted: api.ServiceReference, frontend: Frontend) -> Reference:
+    return Reference((wanted.namespace, wanted.name), wanted.port or "", frontend)

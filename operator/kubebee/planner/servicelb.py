@@ -129,6 +129,7 @@ def _with_new_values(candidates: Sequence[Candidate], last: Merged) -> Mapping[F
             continue
         same = newest.declared.key == key and own.config == its.config
         same &= newest.spec.socket_lb == known.spec.socket_lb
+        same &= own.references == its.references
         if not same or list(own.frontends) != list(its.frontends):
             return None
         changed.append(own)
@@ -175,7 +176,7 @@ def _unit(
             (served.spec.interfaces or Interfaces(primary=True), served.spec.north_south.mode)
             for served in accepted
         ),
-        frontends=frontends,
+        frontends=_own(frontends, accepted),
         config=accepted[0].balanced.config,
         map_sizes=map_sizes(needs),
         features=features,
@@ -193,7 +194,16 @@ def services_wanted(accepted: Sequence[Served]) -> ServicesWanted | None:
         for served in accepted
         if served.spec.services is not None and (served.spec.services.all or served.spec.services.selector)
     )
-    return ServicesWanted(selections) if selections else None
+    references = tuple(one for served in accepted for one in served.balanced.references.values())
+    return ServicesWanted(selections, references) if selections or references else None
+
+
+def _own(
+    frontends: Mapping[FrontendKey, Frontend], accepted: Sequence[Served]
+) -> Mapping[FrontendKey, Frontend]:
+    """Frontends without those that get their backends from Services, and come with these."""
+    referring = frozenset().union(*(served.balanced.references for served in accepted))
+    return {key: each for key, each in frontends.items() if key not in referring} if referring else frontends
 
 
 def _selection(owner: str, spec: api.ServiceLBSpec, wanted: api.ServicesSelector) -> Selection:

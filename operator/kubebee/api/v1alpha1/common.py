@@ -222,6 +222,7 @@ def _int_or_string(pattern: str) -> Any:
 
 PortRange = Annotated[str, BeforeValidator(_number_as_text), _int_or_string(PORTS_PATTERN)]
 IntOrPercent = Annotated[str, BeforeValidator(_number_as_text), _int_or_string(PERCENT_PATTERN)]
+PortName = Annotated[str, BeforeValidator(_number_as_text), _int_or_string(LABEL_PATTERN)]
 IpProtocol = Annotated[str, BeforeValidator(_number_as_text), _int_or_string(PROTOCOL_PATTERN)]
 
 

@@ -21,6 +21,7 @@ from kubebee.api.v1alpha1.common import (
     Line,
     Names,
     Port,
+    PortName,
     PortRange,
     Resource,
     Rule,
@@ -110,8 +111,27 @@ class Backend:
     """Share of new connections relative to the other backends; 0 gets none and keeps what it has."""
 
 
-class Frontend(ApiModel):
+class ServiceReference(ApiModel):
+    """A Service of the cluster, for its endpoints alone: none of its addresses and policies counts."""
+
+    name: Label
+    """Name of the Service."""
+    namespace: Label = "default"
+    """Its namespace."""
+    port: PortName | None = None
+    """Its port, by name or number; default: the only one of the frontend's protocol."""
+
+
+class Frontend(RuledModel):
     """A virtual address and port, and the servers behind it."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "",  # In a list of 1,000, which is beyond the API server's budget for rules.
+            "backends and service can't both be set",
+            lambda self: self.service is None or not self.backends,
+        ),
+    )
 
     name: Label
     """Name, unique in this object; metrics carry it."""
@@ -123,6 +143,8 @@ class Frontend(ApiModel):
     """Transport protocol."""
     backends: Annotated[tuple[Backend, ...], Field(max_length=100)] = ()
     """The servers; none: clients are refused at once."""
+    service: ServiceReference | None = None
+    """Instead of backends: the endpoints of a Service, as they come and go."""
     forwarding: Forwarding | None = None
     """Instead of that of the spec."""
     session_affinity: SessionAffinity | None = None

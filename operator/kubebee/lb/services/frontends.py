@@ -24,12 +24,13 @@ class Rank(IntEnum):
     that ends and the one that follows it the latter has the host port.
     """
 
-    CLUSTER = 0
-    NODE_PORT = 1
-    INGRESS = 2
-    HOST_PORT = 3
-    HOST_PORT_ENDING = 4
-    EXTERNAL = 5
+    EXPLICIT = 0
+    CLUSTER = 1
+    NODE_PORT = 2
+    INGRESS = 3
+    HOST_PORT = 4
+    HOST_PORT_ENDING = 5
+    EXTERNAL = 6
 
 
 class Claim(NamedTuple):

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from kubebee.lb.model import Frontend, FrontendKey
 from kubebee.lb.services.claims import Claims, LeftOut, Name, Shape
 from kubebee.lb.services.facts import NodeFacts
-from kubebee.lb.services.frontends import Claim, HealthCheck, Made, make
+from kubebee.lb.services.frontends import Claim, HealthCheck, Made, Rank, make
 from kubebee.lb.services.host_ports import HostPorts
+from kubebee.lb.services.references import with_references
 from kubebee.lb.services.service import Service
 from kubebee.lb.services.slices import Slice
-from kubebee.lb.services.wanted import ServicesWanted
+from kubebee.lb.services.wanted import Reference, ServicesWanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,7 @@ class ServiceTable:
         self.facts = facts
         self.frontends: dict[FrontendKey, Frontend] = {}
         self._wanted = ServicesWanted(())
+        self._references: dict[Name, list[Reference]] = {}
         self._entries: dict[Name, _Entry] = {}
         self._dirty: set[Name] = set()
         self._warned: dict[Name, tuple[str, ...]] = {}
@@ -105,20 +107,26 @@ class ServiceTable:
     def want(self, wanted: ServicesWanted) -> None:
         """Which of the Services are served from now on."""
         if wanted != self._wanted:
-            self._wanted = wanted
+            self._wanted, self._references = wanted, {}
+            for reference in wanted.references:
+                self._entry(reference.service)
+                self._references.setdefault(reference.service, []).append(reference)
             self._all_dirty()
 
     def _entry(self, name: Name) -> _Entry:
         return self._entries.setdefault(name, _Entry())
 
     def _drop_if_empty(self, name: Name, entry: _Entry) -> None:
-        if entry.service is None and entry.slices is None and not entry.claims:
+        if name not in self._references and not (entry.service or entry.slices or entry.claims):
             del self._entries[name]
             self._dirty.discard(name)
             self._warned.pop(name, None)
 
     def _all_dirty(self) -> None:
-        self._dirty.update(name for name, entry in self._entries.items() if entry.service is not None)
+        self._dirty |= self._references.keys()
+        self._dirty.update(
+            name for name, entry in self._entries.items() if entry.service is not None or entry.claims
+        )
         self.host_ports.all_dirty()
 
     # -- what comes out --------------------------------------------------------------------------------------
@@ -134,7 +142,7 @@ class ServiceTable:
     def _remake(self, name: Name) -> bool:
         entry = self._entries[name]
         made = self._made(name, entry)
-        self._served += bool(made.claims) - bool(entry.claims)
+        self._served += _is_served(made.claims) - _is_served(entry.claims)
         self._endpoints += made.endpoints - entry.endpoints
         created = entry.service.created if entry.service else ""
         changed = self._claims.place(name, created, entry.claims, made.claims)
@@ -151,12 +159,13 @@ class ServiceTable:
     def _made(self, name: Name, entry: _Entry) -> Made:
         service = entry.service
         selection = self._wanted.selection(name[0], dict(service.labels)) if service else None
-        if service is None or selection is None:
-            return Made((), 0, 0, ())
-        if not selection.balances(service.load_balancer_class):
-            service = service._replace(ingress=())
         slices: Iterable[Slice] = entry.slices.values() if entry.slices else ()
-        return make("/".join(name), service, slices, self.facts, selection.forwarding)
+        made, references = Made((), 0, 0, ()), self._references.get(name)
+        if service is not None and selection is not None:
+            balanced = selection.balances(service.load_balancer_class)
+            own = service if balanced else service._replace(ingress=())
+            made = make("/".join(name), own, slices, self.facts, selection.forwarding)
+        return with_references(made, references, service, slices, self.facts) if references else made
 
     @property
     def counts(self) -> Counts:
@@ -194,3 +203,8 @@ class ServiceTable:
     def health_checks(self) -> list[HealthCheck]:
         """What load balancers ask about."""
         return [check for _, check in sorted(self._checks.items())]
+
+
+def _is_served(claims: Iterable[Claim]) -> bool:
+    """Whether a Service has a frontend of its own, and is not only referred to."""
+    return any(claim.rank is not Rank.EXPLICIT for claim in claims)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from kubebee.lb.model import Forwarding
+from kubebee.lb.model import Forwarding, Frontend
 
 
 class Requirement(NamedTuple):
@@ -69,11 +69,26 @@ class Selection:
         return self.classes is None or load_balancer_class in self.classes
 
 
+class Reference(NamedTuple):
+    """An explicit frontend whose backends are the endpoints of a Service.
+
+    Attributes:
+        service: namespace and name.
+        port: name or number of the Service's port; "" = the only one of the frontend's protocol.
+        frontend: as it is without backends.
+    """
+
+    service: tuple[str, str]
+    port: str
+    frontend: Frontend
+
+
 @dataclass(frozen=True, slots=True)
 class ServicesWanted:
     """All that a node serves: a Service is served as the first selection that it meets says."""
 
     selections: tuple[Selection, ...]
+    references: tuple[Reference, ...] = ()
 
     @property
     def host_ports(self) -> bool:
