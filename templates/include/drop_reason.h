@@ -34,6 +34,8 @@ enum kb_drop_reason {
 	KB_DROP_LB_SOURCE = 41, /* the client is in none of the frontend's source ranges */
 	KB_DROP_LB_NOT_HERE = 42, /* the frontend's backends are on other nodes, and only those here may serve it */
 	KB_DROP_LB_CONGESTION = 43, /* a router marked a tunnel's packet, and its sender knows no such marks */
+	KB_DROP_LB_GATEWAY = 44, /* by L2 only hosts on a link of this node are reached, and the backend is on none */
+	KB_DROP_LB_BOUNCE = 45, /* by L2: the host that it would go to has sent it here */
 
 	/* ServiceLB at sockets: calls of processes instead of packets. */
 	KB_DROP_LB_SOCK_NO_BACKEND = 56, /* the frontend has no backend for sockets */

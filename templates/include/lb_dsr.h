@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-/* Direct server return: the client's packet, unchanged, inside IP-in-IP (RFC 2003, RFC 2473) to the backend. */
+/*
+ * Direct server return: the client's packet, unchanged, to the backend: inside IP-in-IP (RFC 2003, RFC 2473), or by
+ * the backend's MAC address alone, to hosts on a link of this node.
+ */
 #ifndef KB_LB_DSR_H
 #define KB_LB_DSR_H
 
@@ -140,6 +143,60 @@ static __always_inline int lb_dsr(struct kb_ctx *ctx, const struct kb_packet *pa
 		return kb_drop(failed);
 	LB_V(lb_count)(choice->id, 1, inner_len, new_connection);
 	return lb_leave(ctx, frame, &hop, error);
+}
+
+static __always_inline bool lb_came_from(const struct kb_packet *packet, const struct lb_hop *hop)
+{
+	const void *sender = packet->data + ETH_ALEN;
+
+	return *(const __u32 *)sender == *(const __u32 *)hop->macs &&
+	       *(const __u16 *)(sender + 4) == *(const __u16 *)(hop->macs + 4);
+}
+
+/*
+ * By the backend's MAC address. The TTL stays here, too, and no router is between two balancers that disagree and
+ * send a packet to each other: the second one drops it.
+ */
+static __always_inline int lb_dsr_l2(struct kb_ctx *ctx, const struct kb_packet *packet,
+				     const struct LB_V(lb_choice) *choice, bool new_connection)
+{
+	const struct LB_V(kb_lb_backend) *backend = choice->backend;
+	struct lb_route route = {
+		.saddr = *lb_from(LB_IP(packet)),
+		.daddr = backend->address,
+		.tot_len = lb_wire_len(ctx, packet),
+		.protocol = packet->protocol,
+	};
+	struct lb_hop hop;
+	int error;
+
+	if (backend->flags & LB_BE_GATEWAY)
+		return kb_drop(KB_DROP_LB_GATEWAY);
+	if (backend->flags & LB_BE_NEXT_HOP) {
+		error = lb_backend_hop(ctx, backend, &route, &hop);
+	} else {
+		error = lb_dsr_route(ctx, &route, &hop);
+		if (error <= 0 && hop.gateway)
+			return kb_drop(KB_DROP_LB_GATEWAY);
+	}
+	if (error == KB_DROP_LB_MTU)
+		return lb_drop_too_long(hop.mtu);
+	if (error > 0)
+		return kb_drop(error);
+	if (lb_left_to_tc(error))
+		return KB_CONTINUE;
+	if (!error && lb_came_from(packet, &hop))
+		return kb_drop(KB_DROP_LB_BOUNCE);
+	LB_V(lb_count)(choice->id, 1, packet->len, new_connection);
+#ifdef KB_TC
+	if (error) { /* not the packet's destination is to be resolved */
+		struct bpf_redir_neigh neighbour = { .nh_family = LB_AF };
+
+		__builtin_memcpy(neighbour.ipv6_nh, &backend->address, sizeof(backend->address));
+		return bpf_redirect_neigh(hop.ifindex, &neighbour, sizeof(neighbour), 0);
+	}
+#endif
+	return lb_leave(ctx, packet->data, &hop, 0);
 }
 
 #endif

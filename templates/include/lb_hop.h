@@ -37,6 +37,7 @@ struct lb_hop {
 	__u8 macs[LB_MAC_BYTES]; /* destination, then source: as a frame starts */
 	__u32 ifindex;
 	__u32 mtu; /* where it was too small: the largest IP packet that would fit */
+	bool gateway; /* of a route lookup: another host than the destination */
 } __attribute__((aligned(8)));
 
 struct lb_route {
@@ -72,7 +73,9 @@ static __noinline int lb_route(struct kb_ctx *ctx, const struct lb_route *route,
 	__builtin_memcpy(fib.ipv6_dst, &route->daddr, sizeof(route->daddr));
 	__builtin_memset(hop, 0, sizeof(*hop));
 
-	switch (bpf_fib_lookup(ctx, &fib, sizeof(fib), 0)) {
+	i = bpf_fib_lookup(ctx, &fib, sizeof(fib), 0);
+	hop->gateway = !LB_V(lb_same)((const lb_addr *)fib.ipv6_dst, &route->daddr);
+	switch (i) {
 	case BPF_FIB_LKUP_RET_SUCCESS:
 		break;
 	case BPF_FIB_LKUP_RET_NO_NEIGH:

@@ -33,6 +33,7 @@ enum lb_fragment_way {
 	LB_FRAGMENT_ANSWER, /* of such a backend, to its client */
 	LB_FRAGMENT_OUT, /* of a backend on this node, on its way out */
 	LB_FRAGMENT_DSR, /* in an outer header to its backend */
+	LB_FRAGMENT_L2, /* as it is to its backend */
 };
 
 /* A datagram that comes in fragments. */

@@ -26,6 +26,7 @@ enum lb_frontend_flags {
 	LB_FE_DROP_OUTSIDE = 1 << 4, /* without a backend here: drop packets, don't refuse them */
 	LB_FE_RESERVED = 1 << 5, /* processes of the host can't bind its address and port */
 	LB_FE_PORT_RESERVED = 1 << 6, /* nor its port on any address; only at the loopback address */
+	LB_FE_L2 = 1 << 8, /* beside LB_FE_DSR_IPIP: by the backend's MAC address instead of an outer header */
 };
 
 enum lb_backend_flags {
@@ -36,6 +37,7 @@ enum lb_backend_flags {
 	LB_BE_NOT_INSIDE = 1 << 4, /* not in the table for sockets */
 	LB_BE_LOCAL = 1 << 5, /* this node, or a pod of it behind `ifindex`: the stack delivers */
 	LB_BE_NO_FRAMES = 1 << 6, /* XDP can't send by its next hop, tc can */
+	LB_BE_GATEWAY = 1 << 7, /* its next hop is another host */
 };
 
 struct kb_lb_frontend_key {

@@ -43,7 +43,7 @@ def used(kind: str, spec: str) -> tuple[str, ...]:
             "{source: {object: {image: x}}, programs: [{name: f, attach: {type: StructOps}}]}",
             "spec.source.object.image",
         ),
-        ("ServiceLB", "{forwarding: {mode: DSR, dispatch: L2}}", "spec.forwarding.dispatch: L2"),
+        ("ServiceLB", "{forwarding: {mode: DSR, dispatch: IPOption}}", "spec.forwarding.dispatch: IPOption"),
         (
             "ServiceLB",
             "{frontends: [{name: a, address: 10.0.0.1, port: 1, forwarding: {dispatch: IPOption}}]}",
@@ -69,6 +69,7 @@ def test_a_field_that_is_not_built_is_found(kind: str, spec: str, expected: str)
         ("BpfProgram", f"{{{PROGRAM}, toolchain: Bcc, suspend: true}}"),
         ("ServiceLB", "{forwarding: {mode: DSR, dispatch: IPIP}, socketLB: {hostNamespaceOnly: false}}"),
         ("ServiceLB", "{cutOver: {from: KubeProxy, handBack: false}}"),
+        ("ServiceLB", "{forwarding: {mode: DSR, dispatch: L2}}"),
         ("HostPolicy", "{audit: true, ingress: [{name: a, action: Deny, log: false}]}"),
     ],
 )

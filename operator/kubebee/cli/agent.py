@@ -159,6 +159,7 @@ class Agent:
         loader.when_compiled(self._wake.set)
         loader.lb_checks.on_change = self._wake.set
         loader.lb_cut_over.on_change = self._wake.set
+        loader.lb_links.on_change = self._wake.set
         self._stopping = False
         self._retries = 0
         self._retry_at: float | None = None

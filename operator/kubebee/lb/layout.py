@@ -62,6 +62,7 @@ class FrontendFlag(IntFlag):
     DROP_OUTSIDE = 16
     RESERVED = 32
     PORT_RESERVED = 64
+    L2 = 256
 
 
 class BackendFlag(IntFlag):
@@ -74,11 +75,12 @@ class BackendFlag(IntFlag):
     NOT_INSIDE = 16
     LOCAL = 32
     NO_FRAMES = 64
+    GATEWAY = 128
 
 
 # Plain numbers: arithmetic of enums takes ten times as long.
 _NEXT_HOP, _LOCAL = int(BackendFlag.NEXT_HOP), int(BackendFlag.LOCAL)
-_WAYS = int(BackendFlag.NEXT_HOP | BackendFlag.LOCAL | BackendFlag.NO_FRAMES)
+_WAYS = int(BackendFlag.NEXT_HOP | BackendFlag.LOCAL | BackendFlag.NO_FRAMES | BackendFlag.GATEWAY)
 
 
 class FlowFlag(IntFlag):
@@ -137,8 +139,8 @@ class NextHop(NamedTuple):
         ifindex: interface that leads there; 0 for an address of the node itself.
         macs: destination, then source address: 12 bytes.
         mtu: largest IP packet on that interface.
-        way: flags of the backend: NEXT_HOP, with NO_FRAMES if XDP can't send there; or LOCAL, and then there
-            are no MAC addresses.
+        way: flags of the backend: NEXT_HOP, with NO_FRAMES if XDP can't send there and GATEWAY if the MAC
+            address is another host's; or LOCAL, and then there are no MAC addresses.
     """
 
     ifindex: int
@@ -150,6 +152,11 @@ class NextHop(NamedTuple):
     def is_local(self) -> bool:
         """Whether the backend is on this node."""
         return bool(self.way & _LOCAL)
+
+    @property
+    def is_behind_gateway(self) -> bool:
+        """Whether another host is between this node and the backend."""
+        return bool(self.way & BackendFlag.GATEWAY)
 
     @classmethod
     def local(cls, ifindex: int = 0) -> NextHop:

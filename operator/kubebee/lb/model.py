@@ -49,6 +49,13 @@ class Forwarding(StrEnum):
     """Both addresses are rewritten; answers return through this node."""
     DSR_IPIP = "DSR-IPIP"
     """The packet travels unchanged inside IP-in-IP; the backend answers the client directly."""
+    DSR_L2 = "DSR-L2"
+    """The packet travels unchanged to the backend's MAC address, which must be on a link of this node."""
+
+    @property
+    def is_dsr(self) -> bool:
+        """Whether backends answer clients directly, so that nothing translates ports."""
+        return self is not Forwarding.SNAT
 
 
 class Reserved(IntEnum):
@@ -243,7 +250,7 @@ def _check_backends(frontend: Frontend, backends: tuple[Backend, ...], where: st
             raise LbModelError(
                 f"backend {backend}: weight {weight} is not within 0-{MAX_WEIGHT}", where=where
             )
-        if frontend.forwarding is Forwarding.DSR_IPIP and port != frontend.key.port:
+        if frontend.forwarding.is_dsr and port != frontend.key.port:
             raise LbModelError(
                 f"backend {backend}: DSR cannot translate port {frontend.key.port} to {port}",
                 where=where,

@@ -20,6 +20,7 @@ from kubebee.lb import layout
 from kubebee.lb.family import FAMILIES, Family
 from kubebee.lb.layout import BackendFlag, BackendValue, FrontendFlag, FrontendValue, NextHop, Stat
 from kubebee.lb.model import Backend, Forwarding, FrontendKey, Prefix
+from kubebee.lb.served import forwarding_of
 from kubebee.lb.stats import backend_counts
 
 _NO_STAT = Stat()
@@ -70,7 +71,7 @@ class Shown:
     @property
     def forwarding(self) -> Forwarding:
         """How packets reach its backends."""
-        return Forwarding.DSR_IPIP if self.value.flags & FrontendFlag.DSR_IPIP else Forwarding.SNAT
+        return forwarding_of(self.value.flags)
 
     @property
     def active(self) -> int:

@@ -39,8 +39,10 @@ class Served:
 def flags_of(frontend: Frontend) -> int:
     """The flags of its value."""
     flags = 0
-    if frontend.forwarding is Forwarding.DSR_IPIP:
+    if frontend.forwarding.is_dsr:
         flags |= FrontendFlag.DSR_IPIP
+    if frontend.forwarding is Forwarding.DSR_L2:
+        flags |= FrontendFlag.L2
     if frontend.source_ranges:
         flags |= FrontendFlag.SOURCES
     if frontend.sockets_only:
@@ -48,6 +50,13 @@ def flags_of(frontend: Frontend) -> int:
     if frontend.drop_outside:
         flags |= FrontendFlag.DROP_OUTSIDE
     return flags | _RESERVED[frontend.reserved]
+
+
+def forwarding_of(flags: int) -> Forwarding:
+    """The way that the flags of a frontend's value say."""
+    if flags & FrontendFlag.L2:
+        return Forwarding.DSR_L2
+    return Forwarding.DSR_IPIP if flags & FrontendFlag.DSR_IPIP else Forwarding.SNAT
 
 
 def as_desired(
@@ -59,7 +68,7 @@ def as_desired(
         key,
         members.without(BackendFlag.NOT_OUTSIDE),
         members.without(BackendFlag.NOT_INSIDE) if members.sides else None,
-        Forwarding.DSR_IPIP if flags & FrontendFlag.DSR_IPIP else Forwarding.SNAT,
+        forwarding_of(flags),
         affinity_seconds=value.affinity,
         source_ranges=ranges,
         sockets_only=bool(flags & FrontendFlag.SOCKETS_ONLY),

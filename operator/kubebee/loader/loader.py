@@ -29,6 +29,7 @@ from kubebee.loader.interfaces import XdpInterfaces
 from kubebee.loader.last_good import LastGood
 from kubebee.loader.lb_answers import LbAnswers
 from kubebee.loader.lb_checks import LbChecks
+from kubebee.loader.lb_links import LbLinks
 from kubebee.loader.lb_services import LbServices
 from kubebee.loader.links import Links
 from kubebee.loader.loaded import adoptable
@@ -76,6 +77,8 @@ class Loader:
         self.lb_upkeep = LbUpkeep()
         self.lb_cutter = Cutter(self._compiler, self._tell_uncut)
         self.lb_checks = LbChecks()
+        self.lb_links = LbLinks()
+        self.lb_upkeep.on_hops = self.lb_links.take
         self.lb_answers = LbAnswers(self.lb_condition)
         self.lb_cut_over = LbCutOver(self.lb_answers.holds, self._tell_cut_over)
         self.policies: dict[ResourceKey, PolicyData] = {}
@@ -209,6 +212,7 @@ class Loader:
                 keep = self.services.kept(unit) if self.services is not None else None
                 unit = self.lb_checks.applied_to(unit, self.lb.adopt(maps))
                 self.lb_upkeep.prepare(maps, self.lb.adopt(maps), self._balanced)
+                unit = self.lb_links.applied_to(unit, self.lb.adopt(maps), self.lb_upkeep.ahead)
                 unserved = self.lb.apply(maps, unit, keep=keep, ahead=self.lb_upkeep.ahead)
                 assert self.lb.state is not None
                 self.lb_upkeep.follow(maps, self.lb.state, unit.drain_seconds)
@@ -467,7 +471,7 @@ class Loader:
     def _notes(self, key: ResourceKey) -> tuple[str, ...]:
         if key.kind != "ServiceLB":
             return ()
-        return (*self.lb_checks.notes(), *self.lb_cut_over.notes())
+        return (*self.lb_checks.notes(), *self.lb_links.notes(), *self.lb_cut_over.notes())
 
     def take_happenings(self) -> tuple[Happening, ...]:
         """What happened since this or `report` was called last."""

@@ -36,6 +36,7 @@ _MAX_MTU = 0xFFFF
 
 _FRAMES = int(BackendFlag.NEXT_HOP)
 _LOCAL = int(BackendFlag.LOCAL)
+_GATEWAY = int(BackendFlag.GATEWAY)
 _NO_FRAMES = int(BackendFlag.NEXT_HOP | BackendFlag.NO_FRAMES)
 _MANY_PREFIXES = 16
 _Value = TypeVar("_Value", Route, NextHop)
@@ -296,6 +297,7 @@ class Neighbours:
             if len(mac) == _MAC_BYTES:
                 mtu = min(route.mtu or link.mtu, link.mtu, _MAX_MTU)
                 way = _FRAMES if route.ifindex in self._ways.takers else _NO_FRAMES
+                way |= _GATEWAY if route.neighbour != address else 0
                 hops[address] = self._once(NextHop(route.ifindex, mac + link.address, mtu, way))
         if hops:
             self._table.set_next_hops(hops)

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 
 from kubebee.bpf.map import Map
 from kubebee.bpf.neighbours import our_neighbours, stop_keeping
@@ -36,11 +36,13 @@ class LbUpkeep:
 
     Attributes:
         collected: what the last collection of flows saw.
+        on_hops: told of next hops that were written.
         expired, orphans, drained, freed: sums over all collections, for metrics.
     """
 
     def __init__(self) -> None:
         self.collected = GcReport()
+        self.on_hops: Callable[[Mapping[bytes, NextHop | None]], None] = lambda _: None
         self.expired = self.orphans = self.drained = self.freed = 0
         self._drains: defaultdict[Family, Drains] = defaultdict(Drains)
         self._drain_seconds: Mapping[FrontendKey, int] = {}
@@ -147,6 +149,7 @@ class LbUpkeep:
         """Write hops."""
         if self._state is not None:
             self._state.set_next_hops(self._maps, hops)
+            self.on_hops(hops)
 
     def forget_next_hops(self, addresses: Iterable[bytes]) -> None:
         """Drop what is known of addresses that no backend has any more."""

@@ -59,8 +59,7 @@ def _frontends(owner: str, index: int, item: api.Frontend, spec: api.ServiceLBSp
         where += ".backends"
         servers = tuple((parse_address(b.address), b.port, b.weight) for b in item.backends)
         fixed = tuple(Backend(at, port, weight) for at, port, weight in servers if port is not None)
-        dsr = (item.forwarding or spec.forwarding).mode == "DSR"
-        mode = Forwarding.DSR_IPIP if dsr else Forwarding.SNAT
+        mode = mode_of(item.forwarding or spec.forwarding)
         made = []
         for port in api.ports_of(item.port):
             backends = fixed
@@ -97,6 +96,13 @@ def _check_probes(index: int, item: api.Frontend) -> None:
 
 def _affinity_seconds(wanted: api.SessionAffinity | None) -> int:
     return wanted.timeout_seconds if wanted is not None and wanted.type == "ClientIP" else 0
+
+
+def mode_of(wanted: api.Forwarding) -> Forwarding:
+    """How packets get to backends."""
+    if wanted.mode == "SNAT":
+        return Forwarding.SNAT
+    return Forwarding.DSR_L2 if wanted.dispatch == "L2" else Forwarding.DSR_IPIP
 
 
 def check_of(item: api.Frontend) -> Check | None:

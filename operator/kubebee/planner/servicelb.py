@@ -24,7 +24,7 @@ from kubebee.lb.services.claims import Shape
 from kubebee.lb.services.wanted import Requirement, Selection, ServicesWanted
 from kubebee.lb.sizes import Needs, map_sizes
 from kubebee.planner.declared import Declared
-from kubebee.planner.frontends import Balanced
+from kubebee.planner.frontends import Balanced, mode_of
 from kubebee.planner.plan import Bundle, LbUnit, PacketCode, ResourceKey, Toolchain
 
 Refuse = Callable[[ResourceKey, KubebeeError], None]
@@ -154,7 +154,7 @@ def _unit(
         needs, affinity = needs.plus(services.needs), affinity or services.affinity
     sockets = next((served.spec.socket_lb for served in accepted if served.spec.socket_lb.enabled), None)
     features = Features(
-        dsr=Forwarding.DSR_IPIP in modes,
+        dsr=any(mode.is_dsr for mode in modes),
         ipv6=IPV6 in needs.families,
         affinity=affinity,
         cut_over=any(served.spec.cut_over is not None for served in accepted),
@@ -211,7 +211,7 @@ def _selection(owner: str, spec: api.ServiceLBSpec, wanted: api.ServicesSelector
     return Selection(
         owner,
         _requirements(wanted.selector),
-        Forwarding.DSR_IPIP if spec.forwarding.mode == "DSR" else Forwarding.SNAT,
+        mode_of(spec.forwarding),
         host_ports=bool(wanted.all),
         namespaces=frozenset(wanted.namespaces),
         classes=None if classes is None else frozenset(classes),

@@ -66,8 +66,9 @@ class Forwarding(ApiModel):
 
     mode: Literal["SNAT", "DSR"] = "SNAT"
     """SNAT: answers return through this node. DSR: the backend answers the client itself."""
-    dispatch: Annotated[Literal["IPIP", "L2", "IPOption"], later("L2", "IPOption")] = "IPIP"
-    """DSR only: how the packet travels to the backend."""
+    dispatch: Annotated[Literal["IPIP", "L2", "IPOption"], later("IPOption")] = "IPIP"
+    """DSR only: how the packet travels to the backend. L2: to backends on a link of the node alone, which
+    hold the frontend's address; those behind a gateway get nothing."""
 
 
 class HealthCheck(ApiModel):

@@ -16,7 +16,7 @@ from kubebee.trace.sockets import SocketTrace
 
 _Document = dict[str, object]
 _LB = "kb_servicelb"
-_SENT = {Forwarding.SNAT: "SNAT", Forwarding.DSR_IPIP: "DSR-IPIP"}
+_SENT = {Forwarding.SNAT: "SNAT", Forwarding.DSR_IPIP: "DSR-IPIP", Forwarding.DSR_L2: "DSR-L2"}
 
 
 def text(trace: Trace) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from kubebee.lb.family import FAMILIES, family_of
-from kubebee.lb.model import Forwarding, Frontend, FrontendKey
+from kubebee.lb.model import Frontend, FrontendKey
 from kubebee.lb.services.frontends import Claim, Rank
 from kubebee.lb.sizes import Need, Needs, need_of
 
@@ -144,7 +144,7 @@ class Claims:
         family, its = family_of(address), need_of((frontend,))
         summed = (mine + sign * more for mine, more in zip(self._needs[family], its, strict=True))
         self._needs[family] = Need(*summed)
-        self._dsr += sign * (frontend.forwarding is Forwarding.DSR_IPIP)
+        self._dsr += sign * frontend.forwarding.is_dsr
         self._affine += sign * bool(frontend.affinity_seconds)
         if not frontend.sockets_only:
             self.addresses[address] += sign

@@ -114,7 +114,9 @@ class _Maker:
         self._port = port
         self._length = length
         self._chosen = chosen
-        self._forwarding = service.forwarding or default
+        # A Service asks for DSR; by which way is the ServiceLB's to say.
+        asked = service.forwarding or default
+        self._forwarding = default if asked.is_dsr and default.is_dsr else asked
         self.untranslatable = False
 
     def claims(self, facts: NodeFacts) -> Iterator[Claim]:
@@ -185,6 +187,6 @@ class _Maker:
         """DSR where it can be: nothing translates ports there, and a node port is no endpoint's."""
         if self._forwarding is Forwarding.SNAT or all(backend.port == port for backend in backends):
             return self._forwarding
-        if self._service.forwarding is self._forwarding and port == self._port.port:
+        if self._service.forwarding and self._service.forwarding.is_dsr and port == self._port.port:
             self.untranslatable = True
         return Forwarding.SNAT
