@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-/* What interfaces can do for ServiceLB. Written by the loader, which knows drivers and what is attached. */
+/* What interfaces can do for ServiceLB. Written by the loader, which knows drivers, addresses and what is attached. */
 #ifndef KB_LB_DEV_H
 #define KB_LB_DEV_H
 
@@ -7,23 +7,21 @@
 #include <stdbool.h>
 #include <bpf/bpf_helpers.h>
 
-enum lb_dev_flags {
-	LB_DEV_FRAMES = 1 << 0, /* takes frames that XDP redirects to it */
-};
+#include "lb_types.h"
 
 /* By ifindex. An interface that is not in it takes none: a veth into a pod would lose them silently. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 1024);
 	__type(key, __u32);
-	__type(value, __u32);
+	__type(value, struct kb_lb_dev);
 } kb_lb_devs SEC(".maps");
 
 static __always_inline bool lb_dev_takes_frames(__u32 ifindex)
 {
-	const __u32 *flags = bpf_map_lookup_elem(&kb_lb_devs, &ifindex);
+	const struct kb_lb_dev *dev = bpf_map_lookup_elem(&kb_lb_devs, &ifindex);
 
-	return flags && *flags & LB_DEV_FRAMES;
+	return dev && dev->flags & LB_DEV_FRAMES;
 }
 
 #endif

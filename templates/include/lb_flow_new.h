@@ -8,6 +8,7 @@
 
 #include "clock.h"
 #include "drop_reason.h"
+#include "lb_dev.h"
 #include "lb_family.h"
 #include "lb_flow.h"
 #include "lb_scratch.h"
@@ -75,6 +76,19 @@ static __always_inline bool lb_port_serves(const struct LB_V(kb_lb_flow) *flow, 
 	return bpf_map_lookup_elem(&LB_V(kb_lb_fe), &key);
 }
 
+/* The address of the interface that leads to the backend: its answers find back by that one, whatever others there are. */
+static __always_inline void lb_snat_source(lb_addr *source, const struct kb_lb_config *config,
+					   const struct LB_V(kb_lb_backend) *backend)
+{
+	const lb_addr none = {};
+	const struct kb_lb_dev *dev = NULL;
+
+	if (backend->flags & LB_BE_NEXT_HOP)
+		dev = bpf_map_lookup_elem(&kb_lb_devs, &backend->ifindex);
+	*source = dev && !LB_V(lb_same)(&dev->LB_V(snat_source), &none) ? dev->LB_V(snat_source)
+									 : config->LB_V(snat_source);
+}
+
 /* The flow that lb_flow_create() made last. */
 static __always_inline struct LB_V(kb_lb_flow) *lb_flow_made(void)
 {
@@ -100,7 +114,10 @@ static __noinline int lb_flow_create(const struct LB_V(kb_lb_flow_key) *key, con
 	__builtin_memset(&made->flow, 0, sizeof(made->flow));
 	made->flow.seen = kb_now();
 	made->flow.backend = choice->id;
-	made->flow.nat_address = keep_client ? key->saddr : config->LB_V(snat_source);
+	if (keep_client)
+		made->flow.nat_address = key->saddr;
+	else
+		lb_snat_source(&made->flow.nat_address, config, choice->backend);
 
 	__builtin_memset(&made->reverse, 0, sizeof(made->reverse));
 	made->reverse.seen = made->flow.seen;

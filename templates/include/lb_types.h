@@ -110,6 +110,17 @@ struct kb_lb_config {
 	struct kb_lb_address6 snat_source6;
 };
 
+enum lb_dev_flags {
+	LB_DEV_FRAMES = 1 << 0, /* takes frames that XDP redirects to it */
+};
+
+/* An interface. */
+struct kb_lb_dev {
+	__u32 flags;
+	__be32 snat_source; /* of packets to backends behind it; 0: that of the settings */
+	struct kb_lb_address6 snat_source6;
+};
+
 /* Who may come from outside: prefixes of a frontend. */
 struct kb_lb_source {
 	__u32 prefixlen; /* 32 for the frontend, and the bits of the address */

@@ -10,6 +10,8 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
 from kubebee.bpf.map import Map
+from kubebee.lb import devices
+from kubebee.lb.devices import Device
 from kubebee.lb.layout import BackendFlag, FlowKey, Reverse
 from kubebee.lb.model import LbConfig, Protocol, parse_address
 from lab.netns import Namespace
@@ -193,6 +195,13 @@ def test_a_next_hop_that_takes_no_frames_is_left_to_tc(lb: Balancer) -> None:
             ROUTER_MAC,
             BACKEND,
         )
+
+
+def test_the_source_is_the_address_of_the_interface_that_leads_to_the_backend(lb: Balancer) -> None:
+    devices.write(lb.maps[devices.MAP], {HOP.ifindex: Device(snat_source=parse_address("10.7.7.7"))})
+    assert Ether(lb.send(request()).data)[IP].src == "10.7.7.7"
+    devices.write(lb.maps[devices.MAP], {HOP.ifindex: Device(), HOP.ifindex + 1: Device(0, bytes(range(4)))})
+    assert Ether(lb.send(request(sport=40001)).data)[IP].src == NODE
 
 
 def test_no_route_is_dropped_and_counted(routed: tuple[Balancer, Namespace]) -> None:

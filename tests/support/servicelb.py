@@ -17,6 +17,7 @@ from kubebee.bpf.map import Map
 from kubebee.bpf.object import BpfObject
 from kubebee.bpf.program import Program, TestRun
 from kubebee.lb import devices, gc
+from kubebee.lb.devices import Device
 from kubebee.lb.family import FAMILIES
 from kubebee.lb.features import Features
 from kubebee.lb.layout import DevFlag, NextHop
@@ -164,7 +165,7 @@ class Balancer:
 
     def takes_frames(self, *interfaces: int) -> None:
         """Let XDP redirect to these interfaces."""
-        devices.write(self.maps["kb_lb_devs"], dict.fromkeys(interfaces, DevFlag.FRAMES))
+        devices.write(self.maps[devices.MAP], dict.fromkeys(interfaces, Device(DevFlag.FRAMES)))
 
     def collect(self, after_seconds: float = 0) -> gc.GcReport:
         """Collect as if so much time had passed."""

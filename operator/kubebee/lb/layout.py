@@ -31,6 +31,7 @@ _BACKEND_REST = struct.Struct("=HII12sHH")
 _CONFIG_ADDRESSES = struct.Struct(">II4s")
 _CONFIG_IPV6 = struct.Struct(">16s16s")
 _CONFIG_REST = struct.Struct("=HHQ")
+_DEVICE = struct.Struct("=I4s16s")
 _STAT = struct.Struct("=QQQ")
 _FLOW_KEYS = _by_family(">4s4sHHB3x", ">16s16sHHB3x")
 _FLOW_HEAD = struct.Struct("=QI")
@@ -351,6 +352,11 @@ def pack_config(config: LbConfig) -> bytes:
     rest = _CONFIG_REST.pack(config.snat_port_first, ports, config.hash_seed)
     ipv6 = _CONFIG_IPV6.pack(config.encap_source6 or config.snat_address6, config.snat_address6)
     return addresses + rest + ipv6
+
+
+def pack_device(flags: int, source: bytes, source6: bytes) -> bytes:
+    """Return struct kb_lb_dev; b"" is no address."""
+    return _DEVICE.pack(flags, source, source6)
 
 
 def hash_seed(config: bytes) -> int:

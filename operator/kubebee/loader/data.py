@@ -101,6 +101,12 @@ def _served(state: LbState) -> dict[FrontendKey, Frontend]:
     return {key: one.desired for key, one in state.served.items() if one.desired is not None}
 
 
+def snat_given(config: LbConfig) -> frozenset[Family]:
+    """Families whose source address towards SNAT backends somebody chose."""
+    addresses = {IPV4: config.snat_address, IPV6: config.snat_address6}
+    return frozenset(family for family, address in addresses.items() if address)
+
+
 def _with_addresses(unit: LbUnit, families: Iterable[Family]) -> LbConfig:
     """The settings, with the node's own address towards a family's first backend where none is given."""
     config = unit.config

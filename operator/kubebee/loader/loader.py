@@ -22,7 +22,7 @@ from kubebee.loader.chains import Chains
 from kubebee.loader.compiled import Compiler
 from kubebee.loader.cut_over import LbCutOver
 from kubebee.loader.cutter import Cutter
-from kubebee.loader.data import LbData, PolicyData, host_addresses
+from kubebee.loader.data import LbData, PolicyData, host_addresses, snat_given
 from kubebee.loader.failures import describe
 from kubebee.loader.host import Host, TargetError
 from kubebee.loader.interfaces import XdpInterfaces
@@ -211,7 +211,7 @@ class Loader:
             if isinstance(unit, LbUnit):
                 keep = self.services.kept(unit) if self.services is not None else None
                 unit = self.lb_checks.applied_to(unit, self.lb.adopt(maps))
-                self.lb_upkeep.prepare(maps, self.lb.adopt(maps), self._balanced)
+                self.lb_upkeep.prepare(maps, self.lb.adopt(maps), self._balanced, snat_given(unit.config))
                 unit = self.lb_links.applied_to(unit, self.lb.adopt(maps), self.lb_upkeep.ahead)
                 unserved = self.lb.apply(maps, unit, keep=keep, ahead=self.lb_upkeep.ahead)
                 assert self.lb.state is not None

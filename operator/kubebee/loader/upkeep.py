@@ -16,11 +16,11 @@ from kubebee.lb import devices
 from kubebee.lb.drain import Drains
 from kubebee.lb.family import IPV6, Family
 from kubebee.lb.gc import GcReport, collect
-from kubebee.lb.layout import DevFlag, NextHop
+from kubebee.lb.layout import NextHop
 from kubebee.lb.model import FrontendKey
 from kubebee.lb.sync import LbState
 from kubebee.loader.neighbours import Neighbours
-from kubebee.loader.ways import Ways
+from kubebee.loader.ways import Ways, known_devices
 
 log = logging.getLogger("kubebee")
 GC_SECONDS = 5.0
@@ -49,18 +49,26 @@ class LbUpkeep:
         self._maps: Mapping[str, Map] = {}
         self._state: LbState | None = None
         self._served: frozenset[int] = frozenset()
+        self._given: frozenset[Family] = frozenset()
         self._followed: LbState | None = None
         self._neighbours: Neighbours | None = None
         self._resting = False
         self._wake = asyncio.Event()
 
-    def prepare(self, maps: Mapping[str, Map], state: LbState, served: frozenset[int]) -> None:
+    def prepare(
+        self,
+        maps: Mapping[str, Map],
+        state: LbState,
+        served: frozenset[int],
+        given: frozenset[Family] = frozenset(),
+    ) -> None:
         """Know the network around these maps; call it before they are written to, and then `follow`.
 
         Args:
             maps: the load balancer's.
             state: what they have.
             served: interfaces where packets that come in are balanced.
+            given: families whose SNAT address somebody chose: that of the interface is of no account.
 
         Raises:
             BpfError: netlink failed, or a map refused a write.
@@ -68,7 +76,7 @@ class LbUpkeep:
         if state is not self._state:
             self.rest()
         self._resting = False
-        self._maps, self._state, self._served = maps, state, served
+        self._maps, self._state, self._served, self._given = maps, state, served, given
         ways = self._look()
         if self._neighbours is None:
             self._neighbours = Neighbours(self, ipv6=IPV6 in state.families, ways=ways)
@@ -91,7 +99,7 @@ class LbUpkeep:
             BpfError: netlink failed, or a map refused a write.
         """
         if state is not self._state:
-            self.prepare(maps, state, self._served)
+            self.prepare(maps, state, self._served, self._given)
         assert self._neighbours is not None
         self._drain_seconds = drain_seconds or {}
         self._note_drains(state)
@@ -120,7 +128,7 @@ class LbUpkeep:
         """What interfaces can do now; the datapath is told."""
         ways = Ways.now(self._served)
         if devices.MAP in self._maps:
-            devices.write(self._maps[devices.MAP], dict.fromkeys(ways.takers, DevFlag.FRAMES))
+            devices.write(self._maps[devices.MAP], known_devices(ways, self._given))
         return ways
 
     def rest(self) -> None:
