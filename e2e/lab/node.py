@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import subprocess
 import time
 from collections.abc import Sequence
@@ -62,14 +64,26 @@ def remove_cgroup(path: Path) -> None:
     """Kill what still runs in a cgroup of ours, and remove it and those below it."""
     if not path.is_dir():
         return
-    (path / "cgroup.kill").write_text("1")
     deadline = time.monotonic() + _DEADLINE_S
+    _kill_all(path)
     while "populated 1" in (path / "cgroup.events").read_text() and time.monotonic() < deadline:
         time.sleep(0.005)
+        _kill_all(path)
     for child in path.iterdir():
         if child.is_dir():
             remove_cgroup(child)
     path.rmdir()
+
+
+def _kill_all(path: Path) -> None:
+    """Kill the processes of a cgroup and of those below it."""
+    if (path / "cgroup.kill").exists():  # Linux 5.14
+        (path / "cgroup.kill").write_text("1")
+        return
+    for processes in path.rglob("cgroup.procs"):
+        for pid in processes.read_text().split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
 
 
 class Node:

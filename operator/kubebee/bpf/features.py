@@ -135,7 +135,7 @@ def load_errno(prog_type: ProgType, attach_type: AttachType, btf_id: int = 0) ->
     return err
 
 
-def _load(prog_type: ProgType, attach_type: AttachType, btf_id: int = 0) -> tuple[int, int]:
+def _load(prog_type: ProgType, attach_type: int = 0, btf_id: int = 0) -> tuple[int, int]:
     """Load a program that returns 0: (descriptor, errno)."""
     license_text = b"GPL\0"
     attr = struct.pack(
@@ -202,9 +202,13 @@ def _tcx() -> str:
 
 
 def _perf_link() -> str:
-    # A kernel that knows these links says EBADF of the program, an older one EINVAL of their type.
-    attr = struct.pack("=IIIIQQ", _INVALID_FD, 0, AttachType.PERF_EVENT, 0, 0, 0)
-    _, err = bpf_errno(Cmd.LINK_CREATE, attr)
+    # A kernel that knows these links says EBADF of the event, an older one EINVAL of their type: with a program
+    # that is there, for all look at that first.
+    fd, err = _load(ProgType.TRACEPOINT)
+    if fd >= 0:
+        attr = struct.pack("=IIIIQQ", fd, _INVALID_FD, AttachType.PERF_EVENT, 0, 0, 0)
+        _, err = bpf_errno(Cmd.LINK_CREATE, attr)
+        os.close(fd)
     return "" if err == errno.EBADF else "links on perf events need Linux 5.15"
 
 
