@@ -202,8 +202,8 @@ def _tcx() -> str:
 
 
 def _perf_link() -> str:
-    # A kernel that knows these links says EBADF of the event, an older one EINVAL of their type. The program has
-    # to be there: all kernels look at that first.
+    # A kernel that knows these links says EBADF of the event, an older one EINVAL of their type. The program
+    # has to be there: all kernels look at that first.
     fd, err = _load(ProgType.TRACEPOINT)
     if fd >= 0:
         attr = struct.pack("=IIIIQQ", fd, _INVALID_FD, AttachType.PERF_EVENT, 0, 0, 0)
