@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from cluster import Cluster, ClusterError, ClusterSpec
 from cluster.node_files import KUBE_PROXY_MODES
 from conformance import names
 from conformance.report import Spec
-from conformance.specs import give_zones, list_specs, run_specs
+from conformance.specs import PROCESSES, give_zones, list_specs, run_specs
 from conformance.suite import CACHE, MODULE, build
 
 _WITHIN_S = 4 * 3600.0
@@ -43,6 +42,7 @@ def arguments(args: list[str]) -> argparse.Namespace:
     for verb in (run, baseline):
         verb.add_argument("--folder", type=Path, default=CACHE / "run", help="for log and report")
         verb.add_argument("--within", type=float, default=_WITHIN_S, help="seconds for all")
+        verb.add_argument("--processes", type=int, default=PROCESSES, help="specs at a time")
     run.add_argument("--kube-proxy", choices=KUBE_PROXY_MODES, help="have kube-proxy on all nodes meanwhile")
     baseline.add_argument("--kube-proxy", choices=KUBE_PROXY_MODES, default="nftables", help="its mode")
     return parser.parse_args(args)
@@ -71,13 +71,21 @@ def main(args: list[str]) -> int:
         keep_failed = asked.verb == "run" and asked.keep_failed
         print(f"conformance: {len(wanted)} specs; log: {folder / 'log'}", flush=True)
         with _kube_proxy(cluster, asked.kube_proxy):
-            specs = run_specs(suite, cluster, wanted, folder, within=asked.within, keep_failed=keep_failed)
+            specs = run_specs(
+                suite,
+                cluster,
+                wanted,
+                folder,
+                within=asked.within,
+                processes=asked.processes,
+                keep_failed=keep_failed,
+            )
     except (ClusterError, ValueError) as error:
         print(f"conformance: {error}", file=sys.stderr)
         return 1
     _print(specs)
     if asked.verb == "baseline":
-        _write_lists(specs, asked.kube_proxy)
+        _write_baseline(specs, asked.kube_proxy)
         return 0
     return 0 if all(spec.passed for spec in specs) else 2
 
@@ -106,12 +114,10 @@ def _print(specs: Sequence[Spec]) -> None:
     print(f"{passed}/{len(specs)} passed, {sum(spec.seconds for spec in specs):.0f} s")
 
 
-def _write_lists(specs: Sequence[Spec], mode: str) -> None:
-    """Write what passed, and of it the conformance specs of Services."""
+def _write_baseline(specs: Sequence[Spec], mode: str) -> None:
+    """Write what passed."""
     passed = sorted(spec.name for spec in specs if spec.passed)
-    services = [name for name in passed if re.search(names.CONFORMANCE_OF_SERVICES, name)]
     by = f"Kubernetes {MODULE.version}, kube-proxy ({mode}); written by `python -m conformance baseline`."
-    names.write(names.SERVICES, services, "The conformance specs of Services.", by)
     names.write(names.BASELINE, passed, "The specs about Services that pass on the e2e cluster.", by)
 
 

@@ -1,12 +1,13 @@
-"""Running specs of the suite against a cluster, one after the other."""
+"""Running specs of the suite against a cluster, several at a time."""
 
 from __future__ import annotations
 
 import os
 import re
 import shutil
+import signal
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from cluster import Cluster, ClusterError
@@ -17,6 +18,8 @@ from conformance.suite import CACHE, Suite
 
 _GO_SPECIAL = re.compile(r"[\\.+*?()|\[\]{}^$]")
 _GRACE_S = 30.0
+PROCESSES = 4
+"""Specs that run at one time: most of them wait most of the time."""
 
 
 def exactly(name: str) -> str:
@@ -31,9 +34,10 @@ def run_specs(
     folder: Path = CACHE / "run",
     *,
     within: float,
+    processes: int = PROCESSES,
     keep_failed: bool = False,
 ) -> list[Spec]:
-    """Run the specs of these names, one at a time.
+    """Run the specs of these names, those that must be alone last.
 
     Args:
         suite: the tests.
@@ -41,6 +45,7 @@ def run_specs(
         names: full names.
         folder: is made anew, and has the log and the report afterwards.
         within: seconds for all. Specs that have not ended by then are told to, and count as interrupted.
+        processes: how many run at a time.
         keep_failed: leave the namespaces of failed specs for a look at them.
 
     Raises:
@@ -48,11 +53,10 @@ def run_specs(
     """
     for archive in suite.archives:
         cluster.load_image(archive)
-    flags = [
-        f"--ginkgo.timeout={within:.0f}s",
-        f"--delete-namespace-on-failure={str(not keep_failed).lower()}",
-    ]
-    specs = _run(suite, cluster, [exactly(name) for name in names], folder, flags, within + _GRACE_S)
+    flags = [f"--timeout={within:.0f}s", f"--procs={processes}"]
+    of_tests = [f"--delete-namespace-on-failure={str(not keep_failed).lower()}"]
+    patterns = [exactly(name) for name in names]
+    specs = _run(suite, cluster, patterns, folder, flags, of_tests, within=within + _GRACE_S)
     found = {spec.name for spec in specs}
     missing = [name for name in names if name not in found]
     parts = [spec for spec in specs if spec.name not in names]
@@ -71,33 +75,51 @@ def give_zones(cluster: Cluster) -> None:
 
 def list_specs(suite: Suite, cluster: Cluster, focus: str, skip: str = "") -> list[str]:
     """Full names of the specs whose names match a pattern of Go's, in alphabetical order."""
-    flags = ["--ginkgo.dry-run", *([f"--ginkgo.skip={skip}"] if skip else [])]
+    flags = ["--dry-run", *([f"--skip={skip}"] if skip else [])]
     return sorted(spec.name for spec in _run(suite, cluster, [focus], CACHE / "list", flags, within=120))
 
 
 def _run(
-    suite: Suite, cluster: Cluster, focus: Sequence[str], folder: Path, flags: Sequence[str], within: float
+    suite: Suite,
+    cluster: Cluster,
+    focus: Sequence[str],
+    folder: Path,
+    flags: Sequence[str],
+    of_tests: Sequence[str] = (),
+    *,
+    within: float,
 ) -> list[Spec]:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
+    program = folder / suite.program.name
+    program.symlink_to(suite.program)  # it runs, and writes, in the folder that it is in
     command = [
-        str(suite.program),
+        str(suite.runner),
+        "--json-report=report.json",
+        "--no-color",
+        "--silence-skips",
+        "--seed=1",  # the order is drawn by it; the same one each time
+        *flags,
+        *(f"--focus={pattern}" for pattern in focus),
+        str(program),
+        "--",
         f"--kubeconfig={cluster.spec.kubeconfig}",
         f"--kubectl-path={cluster.programs / 'kubectl'}",
         f"--e2e-output-dir={folder}",
         "--provider=skeleton",
-        f"--ginkgo.json-report={folder / 'report.json'}",
-        "--ginkgo.no-color",
-        "--ginkgo.seed=1",  # the order is drawn by it; the same one each time
-        *flags,
-        *(f"--ginkgo.focus={pattern}" for pattern in focus),
+        *of_tests,
     ]
     environment = {**os.environ, "KUBE_TEST_REPO_LIST": str(suite.repositories)}
     log = folder / "log"
     with log.open("wb") as output:
-        # In a folder of its own, as it writes below the current one.
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, cwd=folder
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=environment,
+            cwd=folder,
+            start_new_session=True,
         )
         try:
             process.wait(within)
@@ -111,11 +133,10 @@ def _run(
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Interrupt it, as Ginkgo cleans up and reports then; kill it if that takes too long."""
-    stops: tuple[Callable[[], None], ...] = (process.terminate, process.kill)
-    for stop in stops:
+    """Interrupt it and its processes: Ginkgo cleans up and reports then. Kill them if that takes too long."""
+    for stop in (signal.SIGTERM, signal.SIGKILL):
         if process.poll() is None:
-            stop()
+            os.killpg(process.pid, stop)
             try:
                 process.wait(_GRACE_S)
             except subprocess.TimeoutExpired:

@@ -20,7 +20,7 @@ from cluster.spec import HOME, ROOT
 
 MODULE = binaries.GoModule(
     Path(__file__).parent / "go",
-    ("k8s.io/kubernetes/test/images/regression-issue-74839",),
+    ("k8s.io/kubernetes/test/images/regression-issue-74839", "github.com/onsi/ginkgo/v2/ginkgo"),
     "k8s.io/kubernetes",
     tests=("k8s.io/kubernetes/test/e2e",),
 )
@@ -59,6 +59,11 @@ class Suite:
     def program(self) -> Path:
         """The tests."""
         return self.folder / "e2e.test"
+
+    @property
+    def runner(self) -> Path:
+        """Ginkgo, which runs them in several processes."""
+        return self.folder / "ginkgo"
 
     @property
     def archives(self) -> Sequence[Path]:

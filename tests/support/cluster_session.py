@@ -83,7 +83,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     seen = item.session.stash.get(_COLLECTED_FOR, None)
     item.session.stash[_COLLECTED_FOR] = call.excinfo.value
     # A fixture of the session fails every test anew; specs were collected for when their run ended.
-    if call.excinfo.value is not seen and not ("results" in _fixtures(item) and call.when == "call"):
+    if call.excinfo.value is not seen and not ("spec_results" in _fixtures(item) and call.when == "call"):
         folder = SPEC.home / "failures" / item.nodeid.rpartition("/")[2].replace("::", "-")
         Cluster(SPEC).collect(folder)
         item.add_report_section(call.when, "cluster", f"logs and descriptions: {folder}")

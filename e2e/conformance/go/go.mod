@@ -7,6 +7,7 @@ go 1.24.0
 godebug default=go1.24
 
 tool (
+	github.com/onsi/ginkgo/v2/ginkgo
 	k8s.io/kubernetes/test/e2e
 	k8s.io/kubernetes/test/images/regression-issue-74839
 )
