@@ -79,7 +79,7 @@ class Node(Host):
         (home / "resolv.conf").write_text("")
         (home / "machine-id").write_text(uuid.uuid4().hex)
         (home / "containerd.toml").write_text(node_files.containerd(self.spec))
-        (home / "cni" / "10-cluster.conflist").write_text(node_files.cni(self.spec))
+        self._set_pod_network(host_ports=False)
         (home / "kubelet.yaml").write_text(node_files.kubelet(self.spec))
 
     def boot(self) -> None:
@@ -119,7 +119,10 @@ class Node(Host):
         self._group(KUBELET).kill()
 
     def kube_proxy_on(self, mode: str = "nftables") -> None:
-        """Run kube-proxy on it, in one of its modes; a change of mode starts it anew."""
+        """Run kube-proxy on it, in one of its modes; a change of mode starts it anew.
+
+        CNI serves the host ports of pods that come from now on.
+        """
         if mode not in KUBE_PROXY_MODES:
             raise ClusterError(f"no kube-proxy mode {mode}", hint=f"one of {', '.join(KUBE_PROXY_MODES)}")
         config = self.spec.home / "kube-proxy.yaml"
@@ -127,12 +130,14 @@ class Node(Host):
         if self._group(KUBE_PROXY).alive and config.exists() and config.read_text() == text:
             return
         self.kube_proxy_off()
+        self._set_pod_network(host_ports=True)
         config.write_text(text)
         self._start(KUBE_PROXY, self._programs / "kube-proxy", f"--config={config}", "--v=1")
 
     def kube_proxy_off(self, *, cleanup: bool = True) -> None:
-        """Kill its kube-proxy and, unless told not to, remove its rules."""
+        """Kill its kube-proxy and, unless told not to, remove its rules; CNI serves host ports no longer."""
         self._group(KUBE_PROXY).kill()
+        self._set_pod_network(host_ports=False)
         if cleanup and (self.spec.home / "kube-proxy.yaml").exists():
             self.run(self._programs / "kube-proxy", "--cleanup", check=False)
 
@@ -188,6 +193,15 @@ class Node(Host):
         booted.write_text(
             str(uuid.uuid4())
         )  # what kubelets tell a reboot by; last, as it says that all is done
+
+    def _set_pod_network(self, *, host_ports: bool) -> None:
+        """Write what containerd looks at for each new pod."""
+        config = self.spec.home / "cni" / "10-cluster.conflist"
+        text = node_files.cni(self.spec, host_ports=host_ports)
+        if not config.exists() or config.read_text() != text:
+            unfinished = config.with_suffix(".new")
+            unfinished.write_text(text)
+            unfinished.replace(config)
 
     def _group(self, program: str) -> Group:
         return Group(f"{self.name}/{program}")

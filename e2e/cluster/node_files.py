@@ -40,13 +40,19 @@ disabled_plugins = [{", ".join(f'"io.containerd.{plugin}"' for plugin in _UNUSED
 """
 
 
-def cni(node: NodeSpec) -> str:
-    """The pod network: a routed pair of links for each pod, an address of the node's range, host ports."""
+def cni(node: NodeSpec, *, host_ports: bool = False) -> str:
+    """The pod network: a routed pair of links for each pod, an address of the node's range.
+
+    Args:
+        node: whose pods.
+        host_ports: serve them by CNI's own plugin, which kube-proxy leaves them to.
+    """
     ipam = {"type": "host-local", "ranges": [[{"subnet": node.pods}]], "routes": [{"dst": "0.0.0.0/0"}]}
     # ipMasq would rewrite the source of pod to pod traffic, which Services' conformance tests look at.
-    ptp = {"type": "ptp", "ipMasq": False, "mtu": 1500, "ipam": ipam}
-    portmap = {"type": "portmap", "capabilities": {"portMappings": True}}
-    return json.dumps({"cniVersion": "0.4.0", "name": node.cluster.name, "plugins": [ptp, portmap]}, indent=1)
+    plugins: list[dict[str, object]] = [{"type": "ptp", "ipMasq": False, "mtu": 1500, "ipam": ipam}]
+    if host_ports:
+        plugins.append({"type": "portmap", "capabilities": {"portMappings": True}})
+    return json.dumps({"cniVersion": "0.4.0", "name": node.cluster.name, "plugins": plugins}, indent=1)
 
 
 def kubelet(node: NodeSpec) -> str:
