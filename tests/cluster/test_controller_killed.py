@@ -13,7 +13,6 @@ from support.controllers import NAMESPACE, Bare, seen
 from support.cutting_proxy import CuttingProxy
 from support.site import counter, program
 
-pytestmark = pytest.mark.full
 MOST_WRITES = 80
 KEPT = "kept"
 

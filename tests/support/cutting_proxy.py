@@ -95,6 +95,10 @@ class CuttingProxy:
     async def _stop(self) -> None:
         await self._session.close()
         await self._runner.cleanup()
+        left = asyncio.all_tasks() - {asyncio.current_task()}  # of connections that were cut
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
 
     async def _pass(self, request: web.Request) -> web.StreamResponse:
         if self._cut:
