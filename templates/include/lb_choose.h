@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-/* Which backend a client's new connection goes to: by its hash, or the one it had (ClientIP affinity). */
+/* Which backend a packet goes to that no translated flow knows: by its hash, or the one that its client had. */
 #ifndef KB_LB_CHOOSE_H
 #define KB_LB_CHOOSE_H
 
 #include "lb_family.h"
 #include "lb_select.h"
+#ifdef KB_LB_DSR
+#include "lb_stay.h"
+#endif
 
 #ifdef KB_LB_AFFINITY
 #include "clock.h"
@@ -21,6 +24,7 @@ static __noinline int lb_choose_affine(const struct kb_lb_frontend *frontend, co
 	__u64 now = kb_now();
 
 	choice->backend = NULL;
+	choice->flags = 0;
 	if (!frontend)
 		return 0;
 	key.address = *client;
@@ -47,23 +51,43 @@ static __noinline int lb_choose_affine(const struct kb_lb_frontend *frontend, co
 
 #endif
 
-/* choice->backend is NULL when there is none. */
-static __always_inline void lb_choose(const struct kb_lb_frontend *frontend, const lb_addr *client, __u32 hash,
-				      struct LB_V(lb_choice) *choice)
+/*
+ * For a packet: a new connection's choice, or under DSR that of a connection which is older than the table.
+ * choice->backend is NULL when there is none. Returns 0 or a drop reason.
+ */
+static __always_inline int lb_choose(const struct kb_lb_frontend *frontend, const struct kb_packet *packet,
+				     const struct kb_l4 *l4, __u32 hash, struct LB_V(lb_choice) *choice)
 {
+	bool ask_flows = false;
+
 #ifdef KB_LB_AFFINITY
 	if (frontend->affinity) {
-		const lb_addr address = *client; /* of the packet, which a function of its own can't be given */
+		const lb_addr client = *lb_from(LB_IP(packet)); /* a function of its own can't be given the packet's */
 		struct LB_V(lb_choice) affine;
 
-		lb_choose_affine(frontend, &address, hash, &affine);
+		lb_choose_affine(frontend, &client, hash, &affine);
 		*choice = affine;
-		return;
+		ask_flows = frontend->flags & LB_FE_DSR_IPIP && packet->protocol == IPPROTO_TCP;
+	} else
+#endif
+	{
+		LB_V(lb_select)(frontend, hash, choice);
+		ask_flows = choice->flags & LB_SLOT_FLOWS;
+	}
+#ifdef KB_LB_DSR
+	if (ask_flows && lb_stay_key(packet, l4)) {
+		struct LB_V(lb_choice) stays = { .backend = choice->backend, .id = choice->id };
+		int error = lb_stay(frontend, hash, l4->tcp_flags, &stays);
+
+		*choice = stays;
+		return error;
 	}
 #else
-	(void)client;
+	(void)packet;
+	(void)l4;
+	(void)ask_flows;
 #endif
-	LB_V(lb_select)(frontend, hash, choice);
+	return 0;
 }
 
 #endif

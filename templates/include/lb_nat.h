@@ -147,7 +147,9 @@ static __always_inline int lb_nat(struct kb_ctx *ctx, const struct kb_packet *pa
 		if (lb_is_theirs(&key, l4->tcp_flags, false))
 			return KB_CONTINUE;
 #endif
-		lb_choose(frontend, &key.saddr, hash, &choice);
+		error = lb_choose(frontend, packet, l4, hash, &choice);
+		if (error)
+			return kb_drop(error);
 		if (!choice.backend)
 			return lb_nobody(frontend, key.protocol);
 		flow = lb_nat_begin(ctx, packet, &key, &choice, hash, &is_new, &error);

@@ -12,6 +12,9 @@
 
 #include "lb_family.h"
 #include "lb_flow.h"
+#ifdef KB_LB_DSR
+#include "lb_dsr_flow.h"
+#endif
 
 /* An ICMP error and the start of what it quotes. Where the parts begin depends on IP options. */
 struct lb_quote {
@@ -60,6 +63,10 @@ struct LB_V(lb_scratch) {
 	struct LB_V(kb_lb_flow) flow; /* being made, and its other half */
 	struct LB_V(kb_lb_rev) reverse;
 	struct LB_V(kb_lb_flow_key) reverse_key;
+#ifdef KB_LB_DSR
+	struct LB_V(kb_lb_flow_key) dsr_key;
+	struct kb_lb_dsr_flow dsr_flow; /* being made */
+#endif
 	struct lb_quote quote;
 };
 

@@ -24,10 +24,11 @@ static __always_inline __u32 lb_hash(__be32 saddr, __be32 daddr, __be16 sport, _
 	return x >> 32;
 }
 
-/* A backend and its number. */
+/* A backend, its number, and the flags of the slot that named it. */
 struct lb_choice {
 	struct kb_lb_backend *backend;
 	__u32 id;
+	__u32 flags;
 };
 
 static __always_inline struct kb_lb_backend *lb_backend(__u32 id)
@@ -46,12 +47,14 @@ static __always_inline void lb_select_in(__u64 table, __u32 hash, struct lb_choi
 	struct kb_lb_row *row;
 
 	choice->backend = NULL;
+	choice->flags = 0;
 	if (!size)
 		return;
 	row = bpf_map_lookup_elem(&kb_lb_slots, &row_index);
 	if (!row)
 		return;
-	choice->id = row->backend[slot & (LB_ROW_SLOTS - 1)];
+	choice->flags = row->backend[slot & (LB_ROW_SLOTS - 1)];
+	choice->id = choice->flags & LB_SLOT_NUMBER;
 	choice->backend = lb_backend(choice->id);
 }
 
@@ -105,6 +108,7 @@ static __always_inline __u32 lb_hash6(const struct kb_lb_address6 *saddr, const 
 struct lb_choice6 {
 	struct kb_lb_backend6 *backend;
 	__u32 id;
+	__u32 flags;
 };
 
 static __always_inline struct kb_lb_backend6 *lb_backend6(__u32 id)
@@ -122,12 +126,14 @@ static __always_inline void lb_select_in6(__u64 table, __u32 hash, struct lb_cho
 	struct kb_lb_row *row;
 
 	choice->backend = NULL;
+	choice->flags = 0;
 	if (!size)
 		return;
 	row = bpf_map_lookup_elem(&kb_lb_slots6, &row_index);
 	if (!row)
 		return;
-	choice->id = row->backend[slot & (LB_ROW_SLOTS - 1)];
+	choice->flags = row->backend[slot & (LB_ROW_SLOTS - 1)];
+	choice->id = choice->flags & LB_SLOT_NUMBER;
 	choice->backend = lb_backend6(choice->id);
 }
 

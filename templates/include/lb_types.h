@@ -12,6 +12,15 @@
 #define LB_ROW_SLOTS 16
 #define LB_ROW_SHIFT 4
 
+/*
+ * A slot is a backend's number, and for packets of flows that have no state here (DSR) whether it changed of late:
+ * see lb_stay.h. LB_SLOT_NOBODY is no backend's number.
+ */
+#define LB_SLOT_NUMBER 0x0fffffff
+#define LB_SLOT_FLOWS (1U << 31) /* flows of this slot may be in the flow table */
+#define LB_SLOT_BEFORE (1U << 30) /* those that are not go where the table before leads them */
+#define LB_SLOT_NOBODY LB_SLOT_NUMBER
+
 /* An IPv6 address as words, in network order. */
 struct kb_lb_address6 {
 	__be32 words[4];
@@ -26,6 +35,7 @@ enum lb_frontend_flags {
 	LB_FE_DROP_OUTSIDE = 1 << 4, /* without a backend here: drop packets, don't refuse them */
 	LB_FE_RESERVED = 1 << 5, /* processes of the host can't bind its address and port */
 	LB_FE_PORT_RESERVED = 1 << 6, /* nor its port on any address; only at the loopback address */
+	LB_FE_MOVING = 1 << 7, /* slots of its table have flags (lb_stay.h); only user space reads it */
 	LB_FE_L2 = 1 << 8, /* beside LB_FE_DSR_IPIP: by the backend's MAC address instead of an outer header */
 };
 

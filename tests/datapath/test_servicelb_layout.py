@@ -11,11 +11,12 @@ from kubebee.bpf.btf import Btf
 from kubebee.bpf.btf_codec import Decoded, decode
 from kubebee.bpf.btf_types import Enum
 from kubebee.bpf.elf import parse_elf
-from kubebee.lb import layout
+from kubebee.lb import layout, moving
 from kubebee.lb.layout import (
     Affinity,
     BackendFlag,
     BackendValue,
+    DsrFlow,
     Flow,
     FlowKey,
     FrontendValue,
@@ -178,6 +179,19 @@ def test_flows(btf: Btf, family: Case) -> None:
     assert (reverse["client"], reverse["vip"]) == (format_address(back.client), format_address(back.vip))
     names = ("seen", "backend", "client_port", "vip_port", "flags")
     assert {name: reverse[name] for name in names} == {name: getattr(back, name) for name in names}
+
+
+def test_connections_under_dsr(btf: Btf) -> None:
+    flow = DsrFlow(1 << 40, 2, 3, 4, 5)
+    assert as_c(btf, "kb_lb_dsr_flow", flow.pack()) == flow._asdict()
+    assert DsrFlow.unpack(flow.pack()) == flow
+    assert list(DsrFlow.unpack_many(flow.pack() * 2)) == [flow, flow]
+
+
+def test_slots() -> None:
+    names = {"NUMBER": moving.NUMBER, "FLOWS": moving.FLOWS, "BEFORE": moving.BEFORE, "NOBODY": moving.NOBODY}
+    checks = "".join(f'_Static_assert(LB_SLOT_{name} == {value}U, "");\n' for name, value in names.items())
+    compile_c(f'#include "lb_types.h"\n{checks}')
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,8 @@ def snapshot(lb: Balancer) -> dict[str, dict[bytes, bytes]]:
 
 
 def chosen(lb: Balancer) -> list[str]:
-    return [lb.backend_of(to_vip(sport)) for sport in range(1000, 1500)]
+    """Where new connections go."""
+    return [lb.backend_of(to_vip(sport, "S")) for sport in range(1000, 1500)]
 
 
 def test_what_is_already_served_is_not_written_again(lb: Balancer) -> None:
@@ -185,7 +186,8 @@ def test_counters_by_backend_add_up_and_never_fall(lb: Balancer) -> None:
     lb.serve(frontend("10.0.0.1:80", forwarding=DSR))
     (draining,) = (b for b in stats.read(lb.maps, lb.state)[0].backends if b.draining)
     assert draining.counts.packets > 0
-    lb.collect()
+    for _ in range(2):
+        lb.collect(after_seconds=9000)
     (web,) = stats.read(lb.maps, lb.state)
     assert web.counts == (200, 200 * 40, 100)
     assert [b.draining for b in web.backends] == [False]
@@ -193,11 +195,11 @@ def test_counters_by_backend_add_up_and_never_fall(lb: Balancer) -> None:
 
 def test_a_frontend_without_backends_gets_its_first_and_loses_its_last(lb: Balancer) -> None:
     lb.serve(frontend(forwarding=DSR))
-    assert lb.refuses(to_vip())
+    assert lb.refuses(to_vip(flags="S"))
     lb.serve(frontend("10.0.0.1:80", forwarding=DSR))
-    assert lb.send(to_vip()).retval == TX
+    assert lb.send(to_vip(flags="S")).retval == TX
     lb.serve(frontend(forwarding=DSR))
-    assert lb.refuses(to_vip())
+    assert lb.refuses(to_vip(flags="S"))
 
 
 def test_corrupt_tables_are_redone_and_harm_no_packet(lb: Balancer) -> None:

@@ -15,7 +15,7 @@ from kubebee.lb import layout
 from kubebee.lb.layout import Flow as FlowValue
 from kubebee.lb.layout import FlowKey, NextHop
 from kubebee.lb.model import Forwarding, Protocol, parse_address
-from kubebee.lb.reading import read_tables, slots
+from kubebee.lb.reading import read_tables, slot_words
 from kubebee.trace import packet
 from kubebee.trace.decisions import Ending, Table, Trace, decide
 from kubebee.trace.gather import affinity_of, find
@@ -57,7 +57,7 @@ def trace_in(private: PrivateChain, live: Live, flow: Flow, sent: bytes) -> Trac
     shown, table = None, None
     if found is not None:
         tables, shown = found
-        every = slots(maps, tables.family, shown.value.base, shown.value.size)
+        every = slot_words(maps, tables.family, shown.value.base, shown.value.size)
         table = Table(every, layout.hash_seed(maps["kb_lb_cfg"].lookup(bytes(4)) or b""))
     run = rehearse_in(private, flow, sent, affinity_of(shown, flow))
     return decide(run, flow, shown, table, dump_interfaces(), time.monotonic_ns())
@@ -158,6 +158,25 @@ def test_dsr_is_seen_through(live: Live) -> None:
     assert (traced.backend.number, traced.source) == (traced.pick.number, None)
     assert [layer.flow for layer in traced.after.layers][1:] == [client()]
     assert agrees(traced, really(live, client()))
+
+
+def test_a_connection_that_is_older_than_a_change_of_its_slot_is_told_from_a_new_one(live: Live) -> None:
+    one, both = "10.0.0.2:80", ("10.0.0.2:80", "10.0.0.3:80")
+    live.balancer.serve(frontend(one, forwarding=Forwarding.DSR_IPIP))
+    live.balancer.serve(frontend(*both, forwarding=Forwarding.DSR_IPIP))
+    port = next(port for port in range(1, 99) if backend(trace(live, client(port))) == both[1])
+    for flags, to, by_table_before in ((ACK, both[0], True), (SYN, both[1], False)):
+        traced = trace(live, client(port), flags)
+        assert (backend(traced), traced.connection) == (to, None)
+        assert traced.by_table_before is by_table_before
+        assert traced.pick is not None
+        assert traced.pick.changed
+    assert agrees(trace(live, client(port), ACK), really(live, client(port), ACK))
+    known = trace(live, client(port), ACK)
+    assert (backend(known), known.by_table_before) == (both[0], False)
+    assert known.connection is not None
+    assert (known.connection.direct, known.connection.state) == (True, "Established")
+    assert agrees(known, really(live, client(port), ACK))
 
 
 @pytest.mark.parametrize(

@@ -227,6 +227,36 @@ class Map(Handle):
                 return
             started, first_call = True, False
 
+    def read_run(self, first: int, count: int) -> bytes:
+        """Return `count` values of an array, from index `first` on, concatenated.
+
+        Falls back to single lookups where the kernel has no batches for the map type.
+        """
+        stride = self.info.value_stride
+        values, keys = ctypes.create_string_buffer(count * stride), ctypes.create_string_buffer(count * 4)
+        before, position = struct.pack("=I", max(first - 1, 0)), ctypes.create_string_buffer(8)
+        attr = bytearray(
+            _BATCH.pack(
+                address(before) if first else 0,
+                ctypes.addressof(position),
+                ctypes.addressof(keys),
+                ctypes.addressof(values),
+                count,
+                self._fd,
+                0,
+                0,
+            )
+        )
+        result, err = bpf_errno(Cmd.MAP_LOOKUP_BATCH, attr)
+        if result == 0 or err == errno.ENOENT:  # that is the end of the array
+            read = struct.unpack_from("=I", attr, _COUNT_OFFSET)[0]
+            if read == count:
+                return values.raw
+        found = [self.lookup(struct.pack("=I", index)) for index in range(first, first + count)]
+        if None in found:
+            raise ValueError(f"{self._where()}: {first} to {first + count - 1} are not all there")
+        return b"".join(value for value in found if value is not None)
+
     def update_batch(self, keys: bytes, values: bytes, count: int) -> None:
         """Write `count` entries in one call; keys and values are concatenated.
 

@@ -6,6 +6,7 @@ The maps are the state: a loader that starts adopts what it finds, and no file b
 from __future__ import annotations
 
 import sys
+import time
 from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Set
@@ -13,21 +14,24 @@ from itertools import compress
 from operator import is_, is_not
 
 from kubebee.bpf.map import Map
-from kubebee.lb import layout, tables
+from kubebee.lb import layout, table_rows, tables
 from kubebee.lb.family import Family
 from kubebee.lb.grace import wait_for_readers
 from kubebee.lb.here import forget_here, repair_here
 from kubebee.lb.layout import BackendFlag, BackendValue, FrontendFlag, FrontendValue, NextHop, Stat
 from kubebee.lb.members import Contents, Members
 from kubebee.lb.model import Backend, Frontend, FrontendKey, LbModelError
+from kubebee.lb.moving import Table
+from kubebee.lb.placing import Places, has_tables, moved_table, places_from, read_table
 from kubebee.lb.reports import SyncReport, Unserved
-from kubebee.lb.served import Served, as_desired, flags_of
+from kubebee.lb.served import Moving, Served, as_desired, flags_of
 from kubebee.lb.sources import SourceRanges
 from kubebee.lb.writer import TableWriter
 from kubebee.names import NameTable
 
 # Plain numbers: arithmetic of enums takes ten times as long, and there are 100,000 backends.
 _USED, _GONE, _SOCKETS_ONLY = map(int, (BackendFlag.USED, BackendFlag.GONE, FrontendFlag.SOCKETS_ONLY))
+_MOVING = int(FrontendFlag.MOVING)
 
 
 Ahead = Callable[[Set[bytes]], None]
@@ -60,6 +64,7 @@ class FamilyState:
         self._names = NameTable()
         self._applied: Mapping[FrontendKey, Frontend] = {}
         """What the last apply() that served all was given."""
+        self._clock = time.monotonic
         self._arrived: set[bytes] = set()
         self._left: dict[int, BackendValue] = {}
 
@@ -95,7 +100,7 @@ class FamilyState:
         state._ranges = SourceRanges.adopt(maps[family.sources])
         state._names = NameTable.adopt(maps[family.names])
         by_frontend = state._adopt_backends(maps[family.backends])
-        state._adopt_frontends(maps[family.frontends], by_frontend)
+        state._adopt_frontends(maps[family.frontends], maps[family.slots], by_frontend)
         return state, [member for members in by_frontend.values() for member in members]
 
     def _adopt_backends(self, backends: Map) -> defaultdict[int, list[tuple[int, BackendValue]]]:
@@ -118,7 +123,7 @@ class FamilyState:
         return by_frontend
 
     def _adopt_frontends(
-        self, frontends: Map, by_frontend: dict[int, list[tuple[int, BackendValue]]]
+        self, frontends: Map, slots: Map, by_frontend: dict[int, list[tuple[int, BackendValue]]]
     ) -> None:
         ids: set[int] = set()
         for raw_key, raw_value in frontends.items():
@@ -132,8 +137,12 @@ class FamilyState:
                 bytes(v.flags for _, v in found),
             )
             served = Served(value, None, members, array("I", (number for number, _ in found)))
-            if not self._reserve(value):
-                served.value = value._replace(base=0, size=0, inside_base=0, inside_size=0, fingerprint=0)
+            if not self._adopt_tables(slots, served):
+                flags = value.flags & ~_MOVING
+                served.value = value._replace(
+                    base=0, size=0, inside_base=0, inside_size=0, fingerprint=0, flags=flags
+                )
+                served.moving = None
             elif Contents.of(members, served.ids).fingerprint == value.fingerprint:
                 name = self._names.written.get(value.id, "")
                 served.desired = as_desired(key, members, value, self._ranges.of(value.id), name)
@@ -144,21 +153,26 @@ class FamilyState:
         every = frozenset(ids | self._retired | set(by_frontend))
         self._frontend_ids = tables.NumberPool(self._frontend_ids.capacity, every)
 
-    def _reserve(self, value: FrontendValue) -> bool:
+    def _adopt_tables(self, slots: Map, served: Served) -> bool:
         """Take the rows of a frontend's tables; False if the maps give them to another frontend too."""
+        value = served.value
+        if value.flags & _MOVING:
+            found = table_rows.read(slots, value.base, value.size)
+            if found is None:
+                return False
+            served.moving = Moving.of(*found)
         taken: list[tuple[int, int]] = []
-        for base, size in value.tables:
-            rows = base // layout.ROW_SLOTS, tables.rows_of(size)
-            if not self._space.reserve(*rows):
+        for run in served.runs:
+            if not self._space.reserve(*run):
                 for each in taken:
                     self._space.release(*each)
                 return False
-            taken.append(rows)
+            taken.append(run)
         return True
 
-    def _release(self, value: FrontendValue) -> None:
-        for base, size in value.tables:
-            self._space.release(base // layout.ROW_SLOTS, tables.rows_of(size))
+    def _release(self, served: Served) -> None:
+        for run in served.runs:
+            self._space.release(*run)
 
     def apply(
         self, maps: Mapping[str, Map], desired: Mapping[FrontendKey, Frontend], ahead: Ahead | None = None
@@ -253,7 +267,7 @@ class FamilyState:
         frontends.delete_batch(b"".join(packed), len(packed))
         for key in keys:
             served = self.served.pop(key)
-            self._release(served.value)
+            self._release(served)
             self._retired.add(served.value.id)
             self._ranges.write(writer, served.value.id, ())
             for member, number in zip(served.members, served.ids, strict=True):
@@ -273,40 +287,36 @@ class FamilyState:
             (known[m[:2]] if m[:2] in known else self._backend_ids.take() for m in members.every),
         )
         contents = Contents.of(members, ids)
-        fingerprint = contents.fingerprint
         before = served.value if served else None
-        same_tables = before is not None and (before.fingerprint, before.size, before.inside_size) == (
-            fingerprint,
-            contents.size,
-            contents.inside_size,
-        )
-        if before is not None and same_tables:
-            base, inside_base = before.base, before.inside_base
+        flags, moved = flags_of(frontend), None
+        same_tables = served is not None and has_tables(served, frontend, contents)
+        if served is not None and same_tables:
+            places, now_moving = Places(*served.value[:4]), served.moving
         else:
-            base, inside_base = self._place(contents, ids, known)
+            if served is not None:
+                moved = moved_table(writer.slots, served, frontend, contents, int(self._clock()))
+            places, moved = self._place(contents, moved, ids, known)
+            now_moving = Moving.of(moved, table_rows.rows_behind(moved)) if moved else None
         value = FrontendValue(
-            base,
-            contents.size,
-            inside_base,
-            contents.inside_size,
+            *places,
             before.id if before else self._frontend_ids.take(),
-            fingerprint,
+            contents.fingerprint,
             frontend.affinity_seconds,
-            flags_of(frontend),
+            flags | _MOVING if now_moving else flags,
         )
 
         self._ranges.write(writer, value.id, frontend.source_ranges)
         self._write_members(writer, served, members, ids, value.id)
         if not same_tables:
-            writer.tables(value, contents)
+            writer.tables(value, contents, moved)
         if before != value:
             writer.frontend(layout.pack_key(frontend.key), value)
         if served is not None:
             self._leave(writer, served, ids)
             if not same_tables:
-                self._release(served.value)
+                self._release(served)
             self._doubtful_addresses |= bool((served.value.flags ^ value.flags) & _SOCKETS_ONLY)
-        self.served[frontend.key] = Served(value, frontend, members, ids)
+        self.served[frontend.key] = Served(value, frontend, members, ids, now_moving)
         if not frontend.sockets_only:
             self._wanted_addresses.add(frontend.key.address)
 
@@ -338,29 +348,38 @@ class FamilyState:
         return known
 
     def _place(
-        self, contents: Contents, ids: array[int], known: dict[tuple[bytes | int, ...], int]
-    ) -> tuple[int, int]:
-        """Return the first slots of free space for both tables; without room, give fresh ids back and raise.
+        self,
+        contents: Contents,
+        moved: Table | None,
+        ids: array[int],
+        known: dict[tuple[bytes | int, ...], int],
+    ) -> tuple[Places, Table | None]:
+        """Take free rows for both tables; without room, give fresh ids back and raise.
 
-        They lie side by side, so that there is room for both or for none.
+        They lie side by side, so that there is room for both or for none. Where there is none for what lies
+        behind a table, connections move: backends that came or left matter more.
         """
-        rows = contents.rows
-        if not rows:
-            return 0, 0
+        inside_rows = 0 if contents.shared else tables.rows_of(contents.inside_size)
+        if moved is not None:
+            own = tables.rows_of(moved.size) + table_rows.rows_behind(moved)
+            row = self._take_rows(own + inside_rows)
+            if row is not None:
+                return places_from(contents, row, moved.size, own), moved
+        own = tables.rows_of(contents.size)
+        row = self._take_rows(own + inside_rows) if own + inside_rows else 0
+        if row is None:
+            for number in set(ids) - set(known.values()):
+                self._backend_ids.give_back(number)
+            raise _NoRoomError(f"no {contents.rows} free rows in a run for its table ({self.family.slots})")
+        return places_from(contents, row, contents.size, own), None
+
+    def _take_rows(self, rows: int) -> int | None:
         row = self._space.take(rows)
         if row is None and self._space.resting:
             wait_for_readers()
             self._space.reclaim()
             row = self._space.take(rows)
-        if row is None:
-            for number in set(ids) - set(known.values()):
-                self._backend_ids.give_back(number)
-            raise _NoRoomError(f"no {rows} free rows in a run for its table ({self.family.slots})")
-        base = row * layout.ROW_SLOTS
-        if contents.shared:
-            return base, base
-        inside_base = base + tables.rows_of(contents.size) * layout.ROW_SLOTS
-        return base if contents.size else 0, inside_base if contents.inside_size else 0
+        return row
 
     def _write_members(
         self,
@@ -484,6 +503,48 @@ class FamilyState:
         hop = self._hops.get(value.address)
         if hop is not None and hop.is_local:
             forget_here(maps, self.family, number, value)
+
+    @property
+    def is_moving(self) -> bool:
+        """Whether connections of some frontend are looked up."""
+        return any(served.moving is not None for served in self.served.values())
+
+    @property
+    def short_of_room(self) -> bool:
+        """Whether what is kept for connections may soon be missed by backends that come."""
+        numbers = self._backend_ids
+        return 4 * numbers.available < numbers.capacity or 4 * self._space.used > 3 * self._space.rows
+
+    def read_table(self, maps: Mapping[str, Map], served: Served) -> Table:
+        """The table of a frontend for packets, as the maps have it."""
+        return read_table(maps[self.family.slots], served)
+
+    def rewrite(self, maps: Mapping[str, Map], key: FrontendKey, old: Table, new: Table) -> None:
+        """Write other flags into a frontend's table, and into what lies behind it, while packets read them.
+
+        Args:
+            maps: ServiceLB's.
+            key: of the frontend.
+            old: what read_table() returned.
+            new: the same table, and nothing larger behind it.
+        """
+        served = self.served[key]
+        assert served.moving is not None
+        rows = table_rows.changed_rows(served.value.base, old, new)
+        maps[self.family.slots].update_batch(array("I", rows).tobytes(), b"".join(rows.values()), len(rows))
+        if new.flagged:
+            served.moving = Moving.of(new, served.moving.behind)
+            return
+        value = served.value._replace(flags=served.value.flags & ~_MOVING)
+        if new.is_nobodys:
+            shared = (value.base, value.size) == (value.inside_base, value.inside_size)
+            value = value._replace(base=0, size=0)
+            value = value._replace(inside_base=0, inside_size=0) if shared else value
+        maps[self.family.frontends].update(layout.pack_key(key), value.pack())
+        (first, length), *_ = served.runs
+        kept = tables.rows_of(value.size)
+        self._space.release(first + kept, length - kept)
+        served.value, served.moving = value, None
 
     def free_gone(self, maps: Mapping[str, Map], still_used: frozenset[int]) -> int:
         """Free gone backends that no flow refers to; return how many.

@@ -1,9 +1,9 @@
-"""Removes SNAT flows that are over, and frees the backends they kept."""
+"""Removes flows that are over, and frees the backends they kept."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 
 from kubebee.bpf.map import Map
@@ -12,6 +12,7 @@ from kubebee.lb.family_state import FamilyState
 from kubebee.lb.grace import wait_for_readers
 from kubebee.lb.layout import BackendValue, Flow, FlowFlag, FlowKey, Reverse, u32
 from kubebee.lb.model import Protocol
+from kubebee.lb.settle import DsrTimeouts, settle
 from kubebee.lb.sync import LbState
 
 _SECOND = 1_000_000_000
@@ -29,6 +30,7 @@ class Timeouts:
     tcp_closed: int = 10
     udp_answered: int = 180
     udp_unanswered: int = 30
+    dsr: DsrTimeouts = field(default_factory=DsrTimeouts)
 
     def of(self, protocol: int, client: int, backend: int) -> int:
         """Return the seconds for a flow, by its protocol and both sides' flags."""
@@ -45,7 +47,7 @@ class GcReport:
     """What one collection saw and did.
 
     Attributes:
-        live: flows that remain.
+        live: flows with SNAT that remain.
         orphans: had lost their other half.
         drained: were ended, as their backend had drained for long enough.
     """
@@ -85,7 +87,7 @@ def collect(
     """
     drained = drained or {}
     timeouts = timeouts or Timeouts()
-    if any(part.gone for part in state.families.values()):
+    if any(part.gone or part.is_moving for part in state.families.values()):
         wait_for_readers()  # a flow being made towards a gone backend is in the map afterwards
     parts = state.families.values()
     reports = (
@@ -97,9 +99,19 @@ def collect(
 def _collect_family(
     maps: Mapping[str, Map], state: FamilyState, now_ns: int, timeouts: Timeouts, drained: Set[int]
 ) -> GcReport:
+    direct = settle(maps, state, now_ns, timeouts.dsr, drained)
+    translated, used = _collect_translated(maps, state, now_ns, timeouts, drained)
+    freed = state.free_gone(maps, frozenset(used | direct.used))
+    return translated.plus(GcReport(0, direct.expired, 0, freed, direct.drained))
+
+
+def _collect_translated(
+    maps: Mapping[str, Map], state: FamilyState, now_ns: int, timeouts: Timeouts, drained: Set[int]
+) -> tuple[GcReport, set[int]]:
+    """Of flows with SNAT; also the numbers of backends that they use."""
     family = state.family
     if family.flows not in maps:
-        return GcReport(backends_freed=state.free_gone(maps, frozenset()))
+        return GcReport(), set()
 
     flows, other_half = maps[family.flows], maps[family.reverse]
     backends = _Backends(maps[family.backends])
@@ -127,8 +139,7 @@ def _collect_family(
     _delete(flows, [raw for raw, _ in over])
     _delete(other_half, [key for _, key in over if key])
     _delete(other_half, orphans)
-    freed = state.free_gone(maps, frozenset(used))
-    return GcReport(live, len(over) - ended, len(orphans), freed, ended)
+    return GcReport(live, len(over) - ended, len(orphans), 0, ended), used
 
 
 def _is_over(protocol: int, flow: Flow, other: Reverse | None, now_ns: int, timeouts: Timeouts) -> bool:

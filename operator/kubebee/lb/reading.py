@@ -20,6 +20,7 @@ from kubebee.lb import layout
 from kubebee.lb.family import FAMILIES, Family
 from kubebee.lb.layout import BackendFlag, BackendValue, FrontendFlag, FrontendValue, NextHop, Stat
 from kubebee.lb.model import Backend, Forwarding, FrontendKey, Prefix
+from kubebee.lb.moving import NOBODY, NUMBER
 from kubebee.lb.served import forwarding_of
 from kubebee.lb.stats import backend_counts
 
@@ -213,6 +214,15 @@ def slots(maps: Mapping[str, Map], family: Family, base: int, size: int) -> arra
     Raises:
         BpfError: the map can't be read.
     """
+    return array("I", (word & NUMBER for word in slot_words(maps, family, base, size)))
+
+
+def slot_words(maps: Mapping[str, Map], family: Family, base: int, size: int) -> array[int]:
+    """A table as it is, with the flags of slots that changed of late (see moving.py).
+
+    Raises:
+        BpfError: the map can't be read.
+    """
     table = maps[family.slots]
     row, first = divmod(base, layout.ROW_SLOTS)
     rows = -(-(first + size) // layout.ROW_SLOTS)
@@ -233,7 +243,13 @@ def shares(maps: Mapping[str, Map], tables: Tables, shown: Shown) -> tuple[Count
         BpfError: a map can't be read.
     """
     value, family = shown.value, tables.family
-    outside = Counter(slots(maps, family, value.base, value.size))
+    outside = _shares(maps, family, value.base, value.size)
     if not shown.split:
         return outside, outside
-    return outside, Counter(slots(maps, family, value.inside_base, value.inside_size))
+    return outside, _shares(maps, family, value.inside_base, value.inside_size)
+
+
+def _shares(maps: Mapping[str, Map], family: Family, base: int, size: int) -> Counter[int]:
+    counted = Counter(slots(maps, family, base, size))
+    del counted[NOBODY]
+    return counted

@@ -5,15 +5,42 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass, field
 
-from kubebee.lb.layout import BackendFlag, FrontendFlag, FrontendValue
+from kubebee.lb.layout import ROW_SLOTS, BackendFlag, FrontendFlag, FrontendValue
 from kubebee.lb.members import Members
-from kubebee.lb.model import Backend, Forwarding, Frontend, FrontendKey, Prefix, Reserved
+from kubebee.lb.model import Backend, Forwarding, Frontend, FrontendKey, Prefix, Protocol, Reserved
+from kubebee.lb.moving import Table
+from kubebee.lb.tables import rows_of
 
 _RESERVED = {
     Reserved.NOTHING: 0,
     Reserved.PLACE: FrontendFlag.RESERVED,
     Reserved.PORT: FrontendFlag.PORT_RESERVED,
 }
+# Plain numbers: arithmetic of enums takes ten times as long.
+_DSR, _SOCKETS_ONLY = int(FrontendFlag.DSR_IPIP), int(FrontendFlag.SOCKETS_ONLY)
+
+
+@dataclass(frozen=True, slots=True)
+class Moving:
+    """What a frontend's table is like some of whose slots have flags (see moving.py); the maps have the rest.
+
+    Attributes:
+        behind: rows that lie behind its own.
+        since: when slots moved that have not settled, in seconds of CLOCK_MONOTONIC.
+        named: numbers of backends that connections may go to by the table before.
+        has_settled: connections are looked up in slots that have settled.
+    """
+
+    behind: int
+    since: frozenset[int]
+    named: frozenset[int]
+    has_settled: bool
+
+    @classmethod
+    def of(cls, table: Table, behind: int) -> Moving:
+        """In short."""
+        since = frozenset(table.before.since) - {0} if table.before else frozenset[int]()
+        return cls(behind, since, table.named_before(), table.has_settled)
 
 
 @dataclass(slots=True)
@@ -23,17 +50,37 @@ class Served:
     Attributes:
         desired: what it was written from; None if the maps disagree with themselves, so that it is redone.
         known: its backends, of both tables; `ids` are their numbers, in the same order.
+        moving: of the table for packets, where slots of it have flags.
     """
 
     value: FrontendValue
     desired: Frontend | None = None
     known: Members = field(default_factory=Members)
     ids: array[int] = field(default_factory=lambda: array("I"))
+    moving: Moving | None = None
 
     @property
     def members(self) -> tuple[Backend, ...]:
         """Its backends, sorted."""
         return self.known.every
+
+    @property
+    def runs(self) -> list[tuple[int, int]]:
+        """First row and number of rows of its tables, with what lies behind them."""
+        value = self.value
+        behind = self.moving.behind if self.moving else 0
+        found = [(value.base // ROW_SLOTS, rows_of(value.size) + behind)] if value.size else []
+        if value.inside_size and (value.base, value.size) != (value.inside_base, value.inside_size):
+            found.append((value.inside_base // ROW_SLOTS, rows_of(value.inside_size)))
+        return found
+
+
+def keeps_connections(key: FrontendKey, flags: int) -> bool:
+    """Whether connections have no state here and yet are to stay where they are.
+
+    Those of TCP under DSR. Nothing tells an old datagram from a new one: under DSR they follow the table.
+    """
+    return key.protocol is Protocol.TCP and flags & (_DSR | _SOCKETS_ONLY) == _DSR
 
 
 def flags_of(frontend: Frontend) -> int:

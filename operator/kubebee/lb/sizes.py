@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from kubebee.lb.family import FAMILIES, IPV4, IPV6, Family
 from kubebee.lb.model import Frontend
+from kubebee.lb.served import flags_of, keeps_connections
 from kubebee.lb.tables import rows_of, table_size
 
 _GROWTH = 2
@@ -56,7 +57,9 @@ def need_of(frontends: Iterable[Frontend]) -> Need:
     count = backends = rows = ranges = 0
     for frontend in frontends:
         count += 1
-        rows += rows_of(table_size(frontend.backends))
+        own = rows_of(table_size(frontend.backends))
+        # With the table before, and a row, behind it: for hours after each change.
+        rows += 2 * own + 1 if keeps_connections(frontend.key, flags_of(frontend)) else own
         ranges += len(frontend.source_ranges)
         if frontend.inside is None:
             backends += len(frontend.backends)

@@ -14,6 +14,7 @@ from kubebee.lb.model import Backend
 # A change of size moves most flows, so sizes are few: each serves twice as many backends as the one
 # before, at 100 slots a backend or more. Primes, as each backend's permutation needs.
 _SIZES = (101, 211, 509, 1009, 2003, 4001, 8009, 16001, 32003, 65537)
+LARGEST_TABLE = _SIZES[-1]
 _SLOTS_PER_BACKEND = 100
 _ALGORITHM = 1
 """Part of the fingerprint: raise it when _maglev.c would fill a table differently."""

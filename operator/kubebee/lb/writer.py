@@ -6,9 +6,10 @@ from array import array
 from collections.abc import Iterable, Mapping
 
 from kubebee.bpf.map import Map
-from kubebee.lb import layout, tables
+from kubebee.lb import layout, table_rows, tables
 from kubebee.lb.family import Family
 from kubebee.lb.members import Contents
+from kubebee.lb.moving import Table
 
 _FLUSH_ROWS = 32768
 """2 MiB of slots: enough for batches to pay, little beside the loader's memory."""
@@ -24,6 +25,7 @@ class TableWriter:
 
     def __init__(self, maps: Mapping[str, Map], family: Family) -> None:
         self._maps = maps
+        self.slots = maps[family.slots]
         self._family = family
         self.backends_written = 0
         self.rows_written = 0
@@ -63,9 +65,21 @@ class TableWriter:
         """Delete source ranges after the frontends."""
         self._expelled += sources
 
-    def tables(self, value: layout.FrontendValue, contents: Contents) -> None:
-        """Fill the tables of a frontend where its value says they lie."""
-        self._table(value.base, contents.size, contents.outside)
+    def tables(self, value: layout.FrontendValue, contents: Contents, moved: Table | None = None) -> None:
+        """Fill the tables of a frontend where its value says they lie.
+
+        Args:
+            value: of the frontend.
+            contents: of its tables.
+            moved: instead of the one for packets.
+        """
+        if moved is None:
+            self._table(value.base, contents.size, contents.outside)
+        else:
+            rows = table_rows.pack(moved)
+            first = value.base // layout.ROW_SLOTS
+            self._rows.extend(range(first, first + len(rows) // layout.ROW_BYTES))
+            self._slots.extend(rows)
         if not contents.shared:
             self._table(value.inside_base, contents.inside_size, contents.inside)
 

@@ -10,9 +10,10 @@ from enum import StrEnum
 from kubebee.bpf.netlink import Interface
 from kubebee.lb.family import IPV4
 from kubebee.lb.flows import state_of
-from kubebee.lb.layout import Affinity, Reverse, flow_hash
+from kubebee.lb.layout import Affinity, DsrFlow, FlowFlag, Reverse, flow_hash
 from kubebee.lb.layout import Flow as FlowValue
 from kubebee.lb.model import Forwarding, FrontendKey, Protocol
+from kubebee.lb.moving import BEFORE, NUMBER
 from kubebee.lb.reading import Member, Shown
 from kubebee.loader.counted import WENT_ON
 from kubebee.trace.packet import ICMP, ICMPV6, Decoded, Flow, Layer, decode
@@ -45,6 +46,7 @@ class Connection:
 
     Attributes:
         answer: it is a backend's answer on its way to the client.
+        direct: it is kept though nothing is translated (DSR), as its slot changed since.
         frontend: that the client connected to.
         client: address and port.
         backend: number.
@@ -55,6 +57,7 @@ class Connection:
     client: tuple[bytes, int]
     backend: int
     state: str
+    direct: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +82,14 @@ class Pick:
     Attributes:
         slot: of `size`.
         number: of the backend there.
+        changed: of late, so that connections which are older go to the backend of before.
     """
 
     hash: int
     slot: int
     size: int
     number: int
+    changed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +107,7 @@ class Exit:
 
 @dataclass(frozen=True)
 class Table:
-    """A frontend's table for packets, and what its choice depends on."""
+    """A frontend's table for packets, its slots with flags, and what its choice depends on."""
 
     slots: array[int]
     seed: int
@@ -117,6 +122,7 @@ class Trace:
         connection: None if it belongs to none.
         pick: None without a frontend or a backend.
         backend: that it goes to, None if to none; `position` is its place among those that stay, from 1.
+        by_table_before: it is of a connection that is older than a change of its slot, and not known.
         disagrees: the table says otherwise, and nothing explains it.
     """
 
@@ -132,6 +138,7 @@ class Trace:
     exit: Exit | None
     ending: Ending
     decided_by: StageRun | None
+    by_table_before: bool
     disagrees: bool
 
     @property
@@ -185,6 +192,8 @@ def decide(
     chosen = backend.number if backend else None
     explained = connection is not None or habit is not None or pick is None or chosen is None
     explained |= len(before.layers) > 1  # its sender has chosen
+    moved = pick is not None and pick.changed and chosen is not None and connection is None
+    made = [DsrFlow.unpack(entry.value) for entry in run.made if ipv4_twin(entry.table) == IPV4.dsr_flows]
     staying = [each for each in frontend.members if not each.leaving] if frontend else []
     return Trace(
         run=run,
@@ -199,7 +208,9 @@ def decide(
         exit=_exit(run, after, backend, interfaces),
         ending=ending,
         decided_by=next((stage for stage in run.stages if stage.verdict not in ("", WENT_ON)), None),
-        disagrees=not explained and pick is not None and chosen != pick.number,
+        # A full flow table takes no entry: then all go there.
+        by_table_before=moved and all(flow.flags & FlowFlag.SEEN for flow in made),
+        disagrees=not explained and not moved and pick is not None and chosen != pick.number,
     )
 
 
@@ -210,6 +221,11 @@ def _connection(found: Sequence[Entry], flow: Flow) -> Connection | None:
         frontend = FrontendKey(flow.destination, flow.destination_port, Protocol(flow.protocol))
         client = (flow.source, flow.source_port)
         return Connection(False, frontend, client, kept.backend, state_of(flow.protocol, kept.flags, 0))
+    if raw := by_table.get(IPV4.dsr_flows):
+        known = DsrFlow.unpack(raw)
+        frontend = FrontendKey(flow.destination, flow.destination_port, Protocol(flow.protocol))
+        state = state_of(flow.protocol, known.flags, known.flags & FlowFlag.SEEN)
+        return Connection(False, frontend, (flow.source, flow.source_port), known.backend, state, direct=True)
     if raw := by_table.get("kb_lb_rev"):
         back = Reverse.unpack(raw)
         frontend = FrontendKey(back.vip, back.vip_port, Protocol(flow.protocol))
@@ -233,7 +249,8 @@ def _pick(flow: Flow, table: Table) -> Pick | None:
         return None
     number = flow_hash(flow.source, flow.destination, flow.source_port, flow.destination_port, table.seed)
     slot = number * size >> 32
-    return Pick(number, slot, size, table.slots[slot])
+    word = table.slots[slot]
+    return Pick(number, slot, size, word & NUMBER, changed=bool(word & BEFORE))
 
 
 def _ending(run: Rehearsal, before: Decoded, after: Decoded) -> Ending:
@@ -264,7 +281,7 @@ def _backend(
     """Where it went, by what left; of a packet that did not leave, by the connection that it has or made."""
     by_number = {member.number: member for member in frontend.members}
     for entry in made:
-        if entry.table.startswith("kb_lb_flow"):
+        if ipv4_twin(entry.table) in (IPV4.flows, IPV4.dsr_flows):
             return by_number.get(entry.backend)
     if connection is not None and connection.backend in by_number:
         return by_number[connection.backend]

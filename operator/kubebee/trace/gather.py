@@ -14,7 +14,7 @@ from kubebee.errors import KubebeeError
 from kubebee.lb import layout
 from kubebee.lb.family import family_of
 from kubebee.lb.model import FrontendKey, Protocol
-from kubebee.lb.reading import Shown, Tables, read_tables, slots
+from kubebee.lb.reading import Shown, Tables, read_tables, slot_words
 from kubebee.loader.pins import PinRoot
 from kubebee.trace.decisions import Table, Trace, decide
 from kubebee.trace.packet import TTL, Flow, TcpFlag, frame, tunnelled
@@ -113,7 +113,7 @@ def _looked_up(maps: Mapping[str, Map], flow: Flow) -> tuple[Shown | None, Table
         return None, None
     tables, shown = found
     config = maps[_CONFIG_MAP].lookup(layout.u32(0)) or b""
-    every = slots(maps, tables.family, shown.value.base, shown.value.size)
+    every = slot_words(maps, tables.family, shown.value.base, shown.value.size)
     return shown, Table(every, layout.hash_seed(config))
 
 

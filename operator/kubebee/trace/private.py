@@ -34,7 +34,7 @@ READ_ONLY = frozenset(
 
 WRITTEN = frozenset(
     {
-        *("kb_drops", "kb_run", "kb_lb_be_stat", "kb_lb_flow", "kb_lb_rev"),
+        *("kb_drops", "kb_run", "kb_lb_be_stat", "kb_lb_flow", "kb_lb_rev", "kb_lb_dsr_flow"),
         *("kb_lb_affinity", "kb_lb_replies", "kb_lb_scratch", "kb_lb_frags", "kb_p_hits", "kb_p_fragments"),
         "kb_lb_theirs",
     }

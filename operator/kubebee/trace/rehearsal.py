@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from kubebee import drops, names
 from kubebee.bpf.map import Map, split_percpu
-from kubebee.lb.family import family_of
+from kubebee.lb.family import FAMILIES, family_of
 from kubebee.lb.layout import FlowKey
 from kubebee.loader.counted import RUN_MAP, XDP_VERDICTS, of_stage
 from kubebee.planner.plan import ResourceKey
@@ -16,7 +16,7 @@ from kubebee.policy import layout as policy_layout
 from kubebee.trace.packet import Flow
 from kubebee.trace.private import LiveChain, PrivateChain
 
-FLOW_MAPS = ("kb_lb_flow", "kb_lb_rev", "kb_lb_flow6", "kb_lb_rev6")
+FLOW_MAPS = tuple(name for family in FAMILIES for name in (family.flows, family.reverse, family.dsr_flows))
 _ROUNDS = 64
 """How often what a run made may turn out to be taken; the datapath itself tries 6 ports."""
 _NOT_REACHED = ""
@@ -142,7 +142,7 @@ def _own_keys(private: PrivateChain, flow: Flow) -> Iterator[Seed]:
     """Entries of a packet's flow: as a client's, and as an answer."""
     family = family_of(flow.source)
     key = FlowKey(flow.source, flow.destination, flow.source_port, flow.destination_port, flow.protocol)
-    for table in (family.flows, family.reverse):
+    for table in (family.flows, family.reverse, family.dsr_flows):
         if private.has(table):
             yield table, key.pack()
 

@@ -153,7 +153,7 @@ class Frontend(RuledModel):
     health_check: HealthCheck | None = None
     """Active checks of the backends; those that fail get no new connections."""
     drain_seconds: Annotated[Int, Field(ge=0, le=86400)] | None = None
-    """SNAT: how long a backend that was removed keeps its connections; default: until they end."""
+    """How long a backend that was removed keeps its connections; default: until they end."""
 
 
 class ServicesSelector(RuledModel):

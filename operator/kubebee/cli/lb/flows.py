@@ -49,7 +49,7 @@ class _Asked:
 def flows(frontend: str, client: str, backend: str, limit: int, count: bool, bpffs: Path, style: str) -> None:
     """Show connections that SNAT keeps: client, backend, state, and when they are forgotten.
 
-    They are in no order. DSR and the node's own sockets need no such table.
+    They are in no order. Those of DSR are not shown, and the node's own sockets need no such table.
 
     \b
     Examples:

@@ -65,16 +65,14 @@ def _reason(reason: str) -> str:
 
 
 def _balancer(trace: Trace) -> Iterator[tuple[str, str]]:
-    shown, connection = trace.frontend, trace.connection
+    shown = trace.frontend
     if trace.tunnel:
         yield "tunnel", _tunnel(trace)
     yield "frontend", _frontend(shown) if shown else "none has this address, port and protocol"
     if shown is not None and shown.source_ranges:
         yield "may come", _may_come(trace, shown)
-    if connection is not None:
-        yield "connection", _connection(trace, connection)
-    elif shown is not None and shown.forwarding is Forwarding.SNAT and not trace.tunnel:
-        yield "connection", "none is known: a new one"
+    if (known := _known(trace)) is not None:
+        yield "connection", known
     if shown is not None and shown.value.affinity:
         yield "affinity", _affinity(trace, shown)
     if shown is not None and not trace.tunnel:
@@ -133,12 +131,29 @@ def _may_come(trace: Trace, shown: Shown) -> str:
     return f"no: the client is in none of {', '.join(map(str, shown.source_ranges))}"
 
 
+def _known(trace: Trace) -> str | None:
+    """What is known of the packet's connection; None: nobody would expect anything to be."""
+    if trace.connection is not None:
+        return _connection(trace, trace.connection)
+    if trace.tunnel:
+        return None
+    if trace.by_table_before:
+        return "not known, and older than a change of its slot: by the table before"
+    if trace.frontend is not None and trace.frontend.forwarding is Forwarding.SNAT:
+        return "none is known: a new one"
+    if trace.pick is not None and trace.pick.changed:
+        return "none is known: a new one, which is noted as its slot changed of late"
+    return None
+
+
 def _connection(trace: Trace, connection: Connection) -> str:
     client = end(*connection.client)
     if connection.answer:
         return f"{connection.state}: an answer to {client}, which asked {connection.frontend}"
     if trace.backend is not None and trace.backend.number != connection.backend:
         return f"{connection.state}: is over or its backend left; it starts anew"
+    if connection.direct:
+        return f"{connection.state}: in the flow table, as its slot changed; it keeps its backend"
     return f"{connection.state}: it keeps its backend"
 
 
@@ -310,6 +325,7 @@ def _connection_document(connection: Connection) -> _Document:
     return {
         "answer": connection.answer,
         "state": connection.state,
+        "direct": connection.direct,
         "client": _end_document(*connection.client),
         "frontend": _key_document(connection.frontend),
         "backendNumber": connection.backend,
