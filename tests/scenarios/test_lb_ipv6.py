@@ -154,6 +154,28 @@ def test_a_pod_sees_the_client(site: Lab, running: Running, mode: str) -> None:
             assert seen(site.client, socket.SOCK_DGRAM) == CLIENT
 
 
+_ASK = f"""
+import socket
+for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+    with socket.socket(socket.AF_INET6, kind) as sock:
+        sock.settimeout(2)
+        sock.connect(("{VIP}", 80))
+        if kind is socket.SOCK_DGRAM:
+            sock.send(b"?")
+        print(sock.recv(100).decode(), sock.getpeername()[0])
+"""
+
+
+def test_processes_of_the_node_reach_it_and_see_the_frontend_alone(site: Lab, running: Running) -> None:
+    manifest = balancer({"primary": True}, BACKENDS["backend1"], mode="Off")
+    manifest["spec"]["socketLB"] = {"enabled": True}
+    running.apply(manifest)
+    running.wait_ready("ServiceLB", "six")
+    with serving(site.backends["backend1"]):
+        said = site.on_node("python3", "-c", _ASK).stdout.splitlines()
+    assert said == [f"{BACKENDS['backend1'].replace('::2', '::1')} {VIP}"] * 2
+
+
 def test_without_backends_clients_are_refused_at_once(site: Lab, running: Running) -> None:
     running.apply(balancer({"primary": True}))
     running.wait_ready("ServiceLB", "six")
