@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from kubebee.lb import _maglev, tables
 from kubebee.lb.layout import flow_hash
 from kubebee.lb.model import Backend, Frontend, FrontendKey, Protocol
-from kubebee.lb.sizes import map_sizes, needs_of
+from kubebee.lb.sizes import Limits, fixed_sizes, map_sizes, needs_of
 from kubebee.lb.tables import NumberPool, RowSpace, table_size
 
 HEADROOM = 1.05  # _maglev.c: no backend takes more than this of its share
@@ -171,3 +171,23 @@ def test_map_sizes_hold_twice_what_is_served() -> None:
     assert sizes["kb_lb_be"] == sizes["kb_lb_be_stat"] >= 2 * 20_000
     assert sizes["kb_lb_fe"] >= 2 * 2 * 2000
     assert all(size & (size - 1) == 0 for size in sizes.values())
+
+
+def test_limits_decide_the_sizes_of_the_maps_that_they_are_about_and_no_other() -> None:
+    needs = needs_of([Frontend(FrontendKey(bytes(4), 80, Protocol.TCP), backends(10))])
+    assert fixed_sizes(needs, Limits()) == {}
+    assert fixed_sizes(needs, Limits(slots=1000)) == {"kb_lb_slots": 63}
+    assert fixed_sizes(needs, Limits(frontends=100, flows=2048)) == {
+        "kb_lb_fe": 200,
+        "kb_lb_fe_stat": 100,
+        "kb_lb_names": 100,
+        "kb_lb_flow": 2048,
+        "kb_lb_rev": 2048,
+    }
+    six = needs_of([Frontend(FrontendKey(bytes(16), 80, Protocol.TCP), ())])
+    both = {"kb_lb_flow", "kb_lb_rev", "kb_lb_flow6", "kb_lb_rev6"}
+    assert fixed_sizes(six, Limits(flows=2048)).keys() == both
+
+
+def test_of_several_limits_the_largest_counts() -> None:
+    assert Limits(10, 0, 5, 7).largest(Limits(3, 4, 0, 9)) == (10, 4, 5, 9)

@@ -317,6 +317,23 @@ def test_a_frontend_has_backends_or_a_service() -> None:
         balanced({"frontends": [both]})
 
 
+def test_of_the_limits_of_a_nodes_resources_the_largest_of_each_counts() -> None:
+    found = []
+    wanted: list[dict[str, int]] = [{"flows": 4096, "slots": 512}, {"flows": 2048}, {}]
+    for number, limits in enumerate(wanted, 1):
+        frontends = [{"name": "web", "address": f"10.96.0.{number}", "port": 80}]
+        resource = load_balancer({"frontends": frontends, "limits": limits})
+        prepared = Balanced.of(resource)
+        key = ResourceKey("ServiceLB", f"lb{number}")
+        declared = Declared(key, resource, 1, "2026-01-01T00:00:00Z", prepared)
+        found.append((Served(declared, resource.spec, prepared), None))
+    made = unit(found, Text(), lambda *_: None).unit
+    assert made is not None
+    assert made.fixed_sizes == {"kb_lb_flow", "kb_lb_rev", "kb_lb_slots"}
+    assert (made.map_sizes["kb_lb_flow"], made.map_sizes["kb_lb_slots"]) == (4096, 32)
+    assert made.map_sizes["kb_lb_be"] >= 16384
+
+
 def load_balancer(spec: dict[str, Any]) -> ServiceLB:
     document = {
         "apiVersion": "kubebee.dev/v1alpha1",

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from kubebee.lb.family import FAMILIES, IPV4, IPV6, Family
+from kubebee.lb.layout import ROW_SLOTS
 from kubebee.lb.model import Frontend
 from kubebee.lb.served import flags_of, keeps_connections
 from kubebee.lb.tables import rows_of, table_size
@@ -100,3 +101,37 @@ def map_sizes(needs: Needs) -> dict[str, int]:
             family.names: frontends,
         }
     return sizes
+
+
+class Limits(NamedTuple):
+    """What users say of sizes, of each family; 0 = nothing."""
+
+    frontends: int = 0
+    backends: int = 0
+    slots: int = 0
+    flows: int = 0
+
+    def largest(self, other: Limits) -> Limits:
+        """The larger of each."""
+        return Limits(*map(max, self, other))
+
+
+def fixed_sizes(needs: Needs, limits: Limits) -> dict[str, int]:
+    """Return max_entries by name of the maps that limits decide, whatever is needed.
+
+    A frontend takes two entries: its own and, if nobody else has it, its address's.
+    """
+    sizes: dict[str, int] = {}
+    for family in needs.families:
+        sizes |= {
+            family.frontends: 2 * limits.frontends,
+            family.frontend_counts: limits.frontends,
+            family.names: limits.frontends,
+            family.slots: -(-limits.slots // ROW_SLOTS),
+            family.backends: limits.backends,
+            family.backend_counts: limits.backends,
+            family.here: limits.backends,
+            family.flows: limits.flows,
+            family.reverse: limits.flows,
+        }
+    return {name: size for name, size in sizes.items() if size}

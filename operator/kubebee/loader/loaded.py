@@ -28,12 +28,10 @@ from kubebee.loader.counted import RUN_MAP
 from kubebee.loader.drivers import driver_for
 from kubebee.loader.facts import MapSchema
 from kubebee.loader.pins import PinRoot, unit_directory
-from kubebee.loader.unit import Rank, Unit
+from kubebee.loader.unit import Unit, owner_of
 from kubebee.planner.plan import FunctionPlan, ResourceKey, Toolchain
 
 _RUN_SCHEMA = "run1"
-# The firewall looks up answers to connections that the load balancer translated, in the balancer's own maps.
-SHARED_MAPS = {name: ResourceKey("ServiceLB", "_all") for name in ("kb_lb_rev", "kb_lb_flow")}
 
 
 class ObjectMismatchError(KubebeeError):
@@ -113,12 +111,11 @@ def sizes_of(unit: Unit, pins: PinRoot) -> dict[str, int]:
     sizes = dict(unit.map_sizes)
     if not sizes:
         return sizes
-    pinned = pins.maps_of(unit.key)
     for name, wanted in unit.map_sizes.items():
-        for path in pinned.get(name, []):
+        for path in pins.maps_of(owner_of(name, unit)).get(name, []):
             with Map.from_pin(path) as existing:
                 size = existing.info.max_entries
-            if size >= wanted // 2:
+            if size >= (wanted if name in unit.fixed_sizes else wanted // 2):
                 sizes[name] = size
     return sizes
 
@@ -192,8 +189,7 @@ def _pins_of_maps(loaded: Loaded, pins: PinRoot) -> dict[str, tuple[MapSchema, P
             if schema.name in loaded.sizes:
                 schema = msgspec.structs.replace(schema, max_entries=loaded.sizes[schema.name])
             version = loaded.load_hash if schema.constant else schema.schema
-            owner = SHARED_MAPS.get(schema.name, loaded.unit.key) if loaded.unit.rank is Rank.POLICY else None
-            found.setdefault(name, (schema, pins.map(owner or loaded.unit.key, name, version)))
+            found.setdefault(name, (schema, pins.map(owner_of(schema.name, loaded.unit), name, version)))
     return found
 
 
@@ -348,9 +344,9 @@ def _keep_maps(
     loaded: Loaded,
     pins: PinRoot,
 ) -> None:
-    before = pins.maps_of(loaded.unit.key)
     for name in fresh:
         local = local_name(name, index)
+        before = pins.maps_of(owner_of(name, loaded.unit))
         schema, path = planned[local]
         created = opened.maps[name].duplicate()
         if not schema.constant:

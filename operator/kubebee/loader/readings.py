@@ -16,8 +16,9 @@ from kubebee.lb import stats as lb_stats
 from kubebee.lb.health.board import Reading
 from kubebee.lb.stats import FrontendStats
 from kubebee.loader.counted import MAX_FRONTENDS, DropsReading, FunctionReading, of_program, of_stage
-from kubebee.loader.loaded import SHARED_MAPS, Loaded
+from kubebee.loader.loaded import Loaded
 from kubebee.loader.loader import Loader
+from kubebee.loader.unit import owner_of
 from kubebee.planner.plan import ResourceKey
 from kubebee.policy import stats as policy_stats
 from kubebee.policy.stats import RuleStats
@@ -159,7 +160,7 @@ def _maps(loaded: list[tuple[ResourceKey, Loaded]]) -> Iterator[MapReading]:
     for key, version in loaded:
         for name, bpf_map in sorted(version.maps.items()):
             info = bpf_map.info
-            if info.type in _COUNTED and SHARED_MAPS.get(name, key) == key:
+            if info.type in _COUNTED and owner_of(name, version.unit) == key:
                 yield MapReading(key, name, _count(bpf_map, info.max_entries), info.max_entries)
 
 

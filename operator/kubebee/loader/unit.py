@@ -34,6 +34,11 @@ class Rank(IntEnum):
     USER = 2
 
 
+_LB = ResourceKey("ServiceLB", "_all")
+_SHARED = frozenset({"kb_lb_rev", "kb_lb_flow"})
+"""The firewall finds answers to connections that the load balancer translated in that one's own maps."""
+
+
 @dataclass(frozen=True)
 class CodeObject:
     """One source and the functions of it that are attached."""
@@ -49,6 +54,7 @@ class Unit:
 
     Attributes:
         map_sizes: max_entries by map, in place of the source's; one that exists may be down to half of it.
+        fixed_sizes: names of those of which one that exists may be larger, not smaller.
     """
 
     key: ResourceKey
@@ -56,6 +62,7 @@ class Unit:
     rank: Rank
     objects: tuple[CodeObject, ...]
     map_sizes: Mapping[str, int] = field(default_factory=dict)
+    fixed_sizes: frozenset[str] = frozenset()
 
     @property
     def functions(self) -> tuple[FunctionPlan, ...]:
@@ -68,25 +75,35 @@ class Unit:
         return hashlib.sha256("".join(code.bundle.code_hash for code in self.objects).encode()).hexdigest()
 
 
+def owner_of(map_name: str, unit: Unit) -> ResourceKey:
+    """The unit whose map it is that `unit` has by this name."""
+    return _LB if unit.rank is Rank.POLICY and map_name in _SHARED else unit.key
+
+
 def units_of(plan: NodePlan) -> list[Unit]:
     """Everything of a plan that has code."""
     units = [
         Unit(p.key, p.generation, Rank.USER, (CodeObject(p.bundle, p.functions, p.globals),))
         for p in plan.programs
     ]
+    balanced = plan.lb.fixed_sizes if plan.lb is not None else frozenset[str]()
+    shared = {name: plan.lb.map_sizes[name] for name in sorted(_SHARED & balanced)} if plan.lb else {}
     for policy in plan.policies:
         selectors: list[tuple[Interfaces, XdpMode]] = [(one, "Auto") for one in policy.interfaces]
         functions = _on_interfaces("kb_hostpolicy", selectors)
-        units.append(Unit(policy.key, _generation(policy), Rank.POLICY, (CodeObject(policy.xdp, functions),)))
+        objects = [CodeObject(policy.xdp, functions)]
+        units.append(
+            Unit(policy.key, _generation(policy), Rank.POLICY, tuple(objects), shared, frozenset(shared))
+        )
     if plan.lb is not None:
         lb = plan.lb
-        objects: list[CodeObject] = []
+        objects = []
         for code in lb.packets:
             objects.append(CodeObject(code.xdp, tuple(_lb_stages(lb, code.suffix))))
             objects.append(CodeObject(code.tc, tuple(_lb_filters(lb, code.suffix))))
         if lb.socket is not None:
             objects.append(CodeObject(lb.socket, _at_sockets(lb)))
-        units.append(Unit(lb.key, _generation(lb), Rank.LB, tuple(objects), lb.map_sizes))
+        units.append(Unit(lb.key, _generation(lb), Rank.LB, tuple(objects), lb.map_sizes, lb.fixed_sizes))
     return units
 
 

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable
 
 from kubebee.errors import KubebeeError
-from kubebee.loader import cutter
+from kubebee.loader import cutter, map_memory
 from kubebee.loader.compiled import Compiled, Compiler, StillCompilingError, load_hash
 from kubebee.loader.data import write_live_globals
 from kubebee.loader.failures import describe
@@ -17,7 +17,7 @@ from kubebee.loader.last_good import LastGood
 from kubebee.loader.loaded import Loaded, load_unit, sizes_of
 from kubebee.loader.pins import PinRoot
 from kubebee.loader.state import Pass, UnitState
-from kubebee.loader.unit import Unit
+from kubebee.loader.unit import Rank, Unit
 from kubebee.planner.plan import ResourceKey
 from kubebee.planner.report import Failure, Stage
 
@@ -122,6 +122,9 @@ class Versions:
             self._globals(compiled, active, active.unit)
             active.unit, active.compiled = unit, compiled
             return active
+        if unit.rank is Rank.LB:
+            schemas = (schema for item in compiled for schema in item.facts.maps)
+            map_memory.check(schemas, sizes, "spec.limits")
         loaded = load_unit(unit, compiled, digest, sizes, self._pins)
         before = active.unit if active is not None else self._last_good.load(unit.key) if ran_before else None
         self._globals(compiled, loaded, before)

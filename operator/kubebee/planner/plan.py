@@ -135,6 +135,7 @@ class LbUnit:
         healthz_ports: where the node says whether it serves.
         checks: how the backends of frontends are tried; those that it does not have are not checked.
         map_sizes: max_entries by map; one that exists may be down to half of it.
+        fixed_sizes: names of those that users gave: one that exists may be larger, not smaller.
     """
 
     owners: tuple[tuple[ResourceKey, int], ...]
@@ -150,6 +151,7 @@ class LbUnit:
     drain_seconds: Mapping[FrontendKey, int] = field(default_factory=dict)
     healthz_ports: tuple[int, ...] = ()
     checks: Mapping[FrontendKey, Check] = field(default_factory=dict)
+    fixed_sizes: frozenset[str] = frozenset()
     key: ResourceKey = ResourceKey("ServiceLB", "_all")
 
     @property

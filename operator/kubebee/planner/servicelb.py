@@ -22,7 +22,7 @@ from kubebee.lb.model import (
 )
 from kubebee.lb.services.claims import Shape
 from kubebee.lb.services.wanted import Requirement, Selection, ServicesWanted
-from kubebee.lb.sizes import Needs, map_sizes
+from kubebee.lb.sizes import Limits, Needs, fixed_sizes, map_sizes
 from kubebee.planner.declared import Declared
 from kubebee.planner.frontends import Balanced, mode_of
 from kubebee.planner.plan import Bundle, LbUnit, PacketCode, ResourceKey, Toolchain
@@ -152,6 +152,7 @@ def _unit(
         # SNAT in any case: a Service gets it where DSR would have to translate a port.
         modes |= {Forwarding.SNAT} | ({Forwarding.DSR_IPIP} if services.dsr else set())
         needs, affinity = needs.plus(services.needs), affinity or services.affinity
+    fixed = fixed_sizes(needs, reduce(Limits.largest, (_limits(served.spec.limits) for served in accepted)))
     sockets = next((served.spec.socket_lb for served in accepted if served.spec.socket_lb.enabled), None)
     features = Features(
         dsr=any(mode.is_dsr for mode in modes),
@@ -178,13 +179,18 @@ def _unit(
         ),
         frontends=_own(frontends, accepted),
         config=accepted[0].balanced.config,
-        map_sizes=map_sizes(needs),
+        map_sizes=map_sizes(needs) | fixed,
+        fixed_sizes=frozenset(fixed),
         features=features,
         services=wanted,
         drain_seconds=dict(ChainMap(*(dict(served.balanced.drain_seconds) for served in accepted))),
         healthz_ports=tuple(served.spec.healthz_port for served in accepted if served.spec.healthz_port),
         checks=dict(ChainMap(*(dict(served.balanced.checks) for served in accepted))),
     )
+
+
+def _limits(wanted: api.Limits) -> Limits:
+    return Limits(wanted.frontends or 0, wanted.backends or 0, wanted.slots or 0, wanted.flows or 0)
 
 
 def services_wanted(accepted: Sequence[Served]) -> ServicesWanted | None:

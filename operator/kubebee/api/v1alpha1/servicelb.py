@@ -195,16 +195,16 @@ class NorthSouth(ApiModel):
 
 
 class Limits(ApiModel):
-    """Sizes of the maps; they decide the memory a node needs, see docs/concepts."""
+    """Sizes of the maps, of each family; they decide the memory that a node needs, see docs/servicelb.md."""
 
-    frontends: Annotated[Int, Field(ge=1, le=65536)] = 16384
-    """Virtual addresses with port."""
-    backends: Annotated[Int, Field(ge=1, le=1048576)] = 131072
-    """Servers."""
-    slots: Annotated[Int, Field(ge=256, le=16777216)] = 2097152
-    """Slots of all Maglev tables together."""
-    flows: Annotated[Int, Field(ge=1024, le=16777216)] = 262144
-    """Connections tracked."""
+    frontends: Annotated[Int, Field(ge=1, le=65536)] | None = None
+    """Virtual addresses with port, those of Services and host ports too. Default: as many as there are."""
+    backends: Annotated[Int, Field(ge=1, le=1048576)] | None = None
+    """Servers of all of them, those that drain too. Default: as many as there are."""
+    slots: Annotated[Int, Field(ge=256, le=16777216)] | None = None
+    """Slots of all Maglev tables together. Default: as many as there are."""
+    flows: Annotated[Int, Field(ge=1024, le=16777216)] | None = None
+    """Connections that are tracked (SNAT). Default: 65,536."""
 
 
 class Snat(ApiModel):
@@ -244,7 +244,7 @@ class ServiceLBSpec(ApiModel):
     """How a backend is chosen for a new connection."""
     north_south: NorthSouth = NorthSouth()
     """Traffic that arrives from outside the node."""
-    limits: Annotated[Limits, LATER] = Limits()
+    limits: Limits = Limits()
     """Sizes of the maps. Where several objects serve a node, the largest of each counts."""
     snat: Snat = Snat()
     """Source addresses and ports towards backends."""
