@@ -1,7 +1,8 @@
 """``make run``: kubebee in the lab on examples/quickstart, with real traffic, and a verdict.
 
 On a terminal it shows the live view until Ctrl-C; otherwise it runs until each thing was seen, and prints
-the last state. Exit code 0: all is attached, both backends answered, denied traffic was denied.
+the last state. Exit code 0: all is attached, both backends answered, by the Service too, denied traffic
+was denied.
 """
 
 from __future__ import annotations
@@ -44,9 +45,13 @@ class State:
 
 
 def wanted(folder: Path) -> set[tuple[str, str]]:
-    """Kind and name of the resources in a folder of manifests."""
+    """Kind and name of kubebee's resources in a folder of manifests; a Service has no status there."""
     documents = (each for path in folder.glob("*.yaml") for each in yaml.safe_load_all(path.read_text()))
-    return {(document["kind"], document["metadata"]["name"]) for document in documents}
+    return {
+        (document["kind"], document["metadata"]["name"])
+        for document in documents
+        if document["kind"] not in ("Service", "EndpointSlice")
+    }
 
 
 def read_states(folder: Path) -> list[State]:
@@ -117,7 +122,8 @@ def wait_until_seen(requests: Requests, process: subprocess.Popen[bytes]) -> Non
     """Return when each backend answered and policy stopped something, or after a while."""
     deadline = time.monotonic() + SEEN_WITHIN_S
     while process.poll() is None and time.monotonic() < deadline:
-        if all(requests.answered.values()) and requests.denied + requests.let_in >= 2:
+        services = (count for counts in requests.by_service.values() for count in counts.values())
+        if all(requests.answered.values()) and all(services) and requests.denied + requests.let_in >= 2:
             return
         time.sleep(_POLL_S)
 
@@ -128,6 +134,8 @@ def faults(states: list[State], requests: Requests, process: subprocess.Popen[by
     if process.poll() is not None:
         found.append(f"kubebee ended by itself with exit code {process.returncode}")
     found += [f"{name} answered no request" for name, count in requests.answered.items() if not count]
+    for how, counts in requests.by_service.items():
+        found += [f"{name} answered no {how} to the Service" for name, count in counts.items() if not count]
     if requests.let_in or not requests.denied:
         found.append(f"policy let {requests.let_in} denied connections in and stopped {requests.denied}")
     return found
@@ -154,6 +162,9 @@ def main() -> int:
         wait_until_seen(requests, process)
         subprocess.run(kubebee(lab, "status", "-f", str(folder), "--rates"), check=False)
         answered = ", ".join(f"{name} {count}" for name, count in requests.answered.items())
+        for how, counts in requests.by_service.items():
+            told = ", ".join(f"{name} {count}" for name, count in counts.items())
+            print(f"{how} requests to the Service answered: {told}")
         print(f"requests answered: {answered}, by nobody: {requests.failed}; denied: {requests.denied}")
         found = faults(read_states(folder), requests, process)
         for fault in found:

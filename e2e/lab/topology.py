@@ -28,6 +28,8 @@ CLIENT = "10.1.0.2"
 NODE = "10.1.0.1"
 BACKENDS = {"backend1": "10.2.1.2", "backend2": "10.2.2.2"}
 VIP = "10.200.0.10"
+SERVICE = "10.96.0.77"
+"""Cluster address of the Service in examples/quickstart."""
 TCP_PORTS = (80, 8080)
 UDP_PORTS = (53, 8080)
 NODE_PORT = 8080

@@ -1,7 +1,9 @@
-"""`make run` without a terminal: all attached, both backends answer, policy holds, nothing is left."""
+"""`make run` without a terminal: all attached, both backends answer, by a Service too, policy holds."""
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -27,10 +29,16 @@ def test_quickstart_succeeds_and_leaves_nothing_behind() -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        env={**os.environ, "COLUMNS": "200"},
     )
     output, _ = run.communicate(timeout=100)
     assert run.returncode == 0, output
     assert "FAULT" not in output
+    assert "Service/default/hello:http" in output  # in the table of frontends
+    assert "Service/default/hello:names" in output
+    for how in ("HTTP", "UDP"):
+        (line,) = (line for line in output.splitlines() if line.startswith(f"{how} requests to the Service"))
+        assert all(int(count) > 0 for count in re.findall(r"backend\d (\d+)", line)), line
     assert leftovers_of(run.pid) == []
 
 

@@ -9,9 +9,14 @@ import yaml
 
 from kubebee.api.parse import parse_resource
 from kubebee.api.v1alpha1.bpfprogram import BpfProgram
+from kubebee.lb.services.objects import service_from, slice_from
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-FILES = sorted(EXAMPLES.rglob("*.yaml"))
+OF_THE_CLUSTER = {"quickstart/service.yaml"}
+"""Examples of what a cluster has of itself."""
+FILES = sorted(
+    path for path in EXAMPLES.rglob("*.yaml") if str(path.relative_to(EXAMPLES)) not in OF_THE_CLUSTER
+)
 BUILT = {
     *("XDP", "TC", "Tracepoint", "RawTracepoint", "TpBtf", "Uprobe", "Uretprobe", "CgroupSkb", "CgroupSock"),
     *("CgroupSockAddr", "SockOps", "Iter", "StructOps", "Kprobe", "Kretprobe", "Fentry", "Fexit", "Lsm"),
@@ -36,3 +41,10 @@ def test_examples_show_every_attach_type() -> None:
 def test_names_are_unique() -> None:
     names = [(each.kind, each.metadata.name) for path in FILES for each in resources(path)]  # type: ignore[attr-defined]
     assert len(names) == len(set(names))
+
+
+def test_what_a_cluster_has_of_itself_is_read_too() -> None:
+    readers = {"Service": service_from, "EndpointSlice": slice_from}
+    for name in OF_THE_CLUSTER:
+        for document in yaml.safe_load_all((EXAMPLES / name).read_text()):
+            assert readers[document["kind"]](document, name).metadata.name

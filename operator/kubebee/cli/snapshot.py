@@ -173,7 +173,9 @@ class Observer:
         try:
             if not self._reader.pins.root.is_dir():
                 return Counters(), f"nothing is pinned in {self._bpffs}: --bpffs names another place"
-            counters = self._reader.read(list(attached.values()), LbUnit.key, len(frontends), policies)
+            services = self._state.load_services()
+            count = len(frontends) + (services.frontends if services is not None else 0)
+            counters = self._reader.read(list(attached.values()), LbUnit.key, count, policies)
         except PermissionError:
             return Counters(), f"{self._bpffs} can't be read: run as root"
         except KubebeeError as error:

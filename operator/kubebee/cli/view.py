@@ -187,7 +187,7 @@ def _frontends(now: Snapshot, rates: Rates) -> Table:
     shown, left_out = _most(now.counters.frontends, lambda frontend: frontend.counts.packets)
     for frontend in shown:
         table.add_row(
-            now.frontends.get(frontend.key, NONE),
+            now.frontends.get(frontend.key, frontend.owner or NONE),
             str(frontend.key),
             *rates.cells(("connections", frontend.key)),
             *rates.cells(("packets", frontend.key)),
