@@ -192,6 +192,8 @@ static __always_inline int lb_dsr_l2(struct kb_ctx *ctx, const struct kb_packet 
 	if (error) { /* not the packet's destination is to be resolved */
 		struct bpf_redir_neigh neighbour = { .nh_family = LB_AF };
 
+		if (ctx->vlan_present)
+			bpf_skb_vlan_pop(ctx);
 		__builtin_memcpy(neighbour.ipv6_nh, &backend->address, sizeof(backend->address));
 		return bpf_redirect_neigh(hop.ifindex, &neighbour, sizeof(neighbour), 0);
 	}

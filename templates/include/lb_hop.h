@@ -158,6 +158,8 @@ static __always_inline int lb_backend_hop(struct kb_ctx *ctx, const struct LB_V(
 static __always_inline int lb_leave(struct kb_ctx *ctx, void *frame, const struct lb_hop *hop, int error)
 {
 #ifdef KB_TC
+	if (ctx->vlan_present)
+		bpf_skb_vlan_pop(ctx); /* of the way in; a VLAN device on the way out has its own */
 	if (error)
 		return bpf_redirect_neigh(hop->ifindex, NULL, 0, 0);
 #else

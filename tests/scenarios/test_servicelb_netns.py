@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import socket
+import struct
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 
 import pytest
+from scapy.layers.inet import IP, TCP
+from scapy.layers.l2 import Dot1Q, Ether
 
 from kubebee.bpf import attach
 from kubebee.bpf.link import Link
@@ -15,7 +20,7 @@ from kubebee.bpf.neighbours import NeighbourKey, keep_resolved, stop_keeping
 from kubebee.bpf.routes import lookup_routes
 from kubebee.lb import stats
 from kubebee.lb.model import Forwarding, LbConfig, Protocol, merge, parse_address
-from lab import BACKENDS, NODE, VIP, Lab, http_get, tcp_connect, udp_ask
+from lab import BACKENDS, CLIENT, NODE, VIP, Lab, http_get, tcp_connect, udp_ask
 from lab.netns import inside
 from lab.traffic import http_ask
 from support.servicelb import HOOKS, XDP, Balancer, Hook, balancer, frontend
@@ -26,6 +31,10 @@ ONE, TWO = BACKENDS["backend1"], BACKENDS["backend2"]
 CONFIG = LbConfig(snat_address=parse_address(NODE))
 INTERFACES = ("eth0", "eth1", "eth2")
 BOTH = set(BACKENDS)
+VLAN = 7
+_ETH_P_ALL = 3
+_SOL_PACKET, _PACKET_AUXDATA, _VLAN_VALID = 263, 8, 0x10
+_AUXDATA = struct.Struct("=IIIHHHH")  # struct tpacket_auxdata
 
 
 @pytest.fixture(params=HOOKS, ids=lambda hook: hook.name)
@@ -147,3 +156,57 @@ def test_a_route_to_the_node_itself_is_known_and_to_what_none_leads_to_there_is_
     assert own is not None
     assert own.local
     assert nowhere is None
+
+
+@pytest.fixture
+def wire(lab: Lab) -> Iterator[socket.socket]:
+    """The client's end of the link to the node: whole frames."""
+    with inside(lab.client):
+        opened = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL))
+    with opened:
+        opened.bind(("eth0", _ETH_P_ALL))
+        opened.setsockopt(_SOL_PACKET, _PACKET_AUXDATA, 1)
+        opened.settimeout(3)
+        yield opened
+
+
+def ask(lab: Lab, wire: socket.socket, port: int) -> tuple[str, int | None]:
+    """Flags of the TCP answer to a tagged SYN, and the tag that it has."""
+    (link,) = json.loads(lab.node.network.ip("-json", "link", "show", "dev", "eth0"))
+    syn = IP(src=CLIENT, dst=VIP) / TCP(sport=45000, dport=port, flags="S", seq=7)
+    wire.send(bytes(Ether(src=wire.getsockname()[4], dst=link["address"]) / Dot1Q(vlan=VLAN) / syn))
+    while True:
+        frame, ancillary, _, sender = wire.recvmsg(2000, 100)
+        packet = Ether(frame)
+        if sender[2] == socket.PACKET_OUTGOING or TCP not in packet or packet[IP].src != VIP:
+            continue
+        status, *_, tci, _ = _AUXDATA.unpack_from(ancillary[0][2])
+        return str(packet[TCP].flags), tci & 0xFFF if status & _VLAN_VALID else None
+
+
+def test_a_tagged_request_reaches_a_backend_and_the_answer_takes_the_route(
+    lab: Lab, lb: Balancer, wire: socket.socket
+) -> None:
+    """That the client's route is no VLAN is the lab's doing."""
+    serve(lb, Forwarding.SNAT, ONE, TWO)
+    assert ask(lab, wire, 80) == ("SA", None)
+    assert lb.drops() == {}
+
+
+def test_direct_server_return_too(lab: Lab, lb: Balancer, wire: socket.socket) -> None:
+    serve(lb, Forwarding.DSR_L2, ONE, TWO)
+    assert ask(lab, wire, 80) == ("SA", None)
+
+
+def test_a_refusal_goes_back_with_the_tag(lab: Lab, lb: Balancer, wire: socket.socket) -> None:
+    serve(lb, Forwarding.SNAT)
+    assert ask(lab, wire, 80) == ("RA", VLAN)
+
+
+def test_what_is_for_nobody_is_the_kernels(lab: Lab, lb: Balancer, wire: socket.socket) -> None:
+    """It has no device for that VLAN, and so no answer."""
+    serve(lb, Forwarding.SNAT, ONE, TWO)
+    wire.settimeout(0.3)
+    with pytest.raises(TimeoutError):
+        ask(lab, wire, 81)
+    assert lb.drops() == {}
