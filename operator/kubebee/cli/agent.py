@@ -380,12 +380,12 @@ class Agent:
         units = unit_keys(planned)
         named = {r.key: r for r in snapshot.rejected if r.key is not None}
         for declared in snapshot.resources:
-            unit = report.units.get(units.get(declared.key, declared.key))
+            unit = report.of(declared.key, units.get(declared.key, declared.key))
             if declared.key in named:
                 continue
             self._set_status(declared, planned, unit)
         for key, rejected in named.items():
-            unit = report.units.get(units.get(key, key))
+            unit = report.of(key, units.get(key, key))
             self._refuse(key, rejected.generation, rejected.error, unit)
         for rejected in snapshot.rejected:
             if rejected.key is None:
@@ -505,12 +505,12 @@ def outcomes(snapshot: Snapshot, planned: Planned, report: NodeReport) -> Iterat
     units = unit_keys(planned)
     rejected = {r.key: r for r in snapshot.rejected if r.key is not None}
     for declared in snapshot.resources:
-        key, unit = declared.key, report.units.get(units.get(declared.key, declared.key))
+        key, unit = declared.key, report.of(declared.key, units.get(declared.key, declared.key))
         if key not in rejected and key not in planned.idle:
             error = planned.refused.get(key)
             yield Outcome(key, declared.generation, declared.version, unit, error)
     for key, refusal in rejected.items():
-        unit = report.units.get(units.get(key, key))
+        unit = report.of(key, units.get(key, key))
         yield Outcome(key, refusal.generation, refusal.version, unit, refusal.error)
 
 

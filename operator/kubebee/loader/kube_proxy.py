@@ -11,9 +11,9 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Callable
-from pathlib import Path
 
 from kubebee.bpf import nft
+from kubebee.bpf.listeners import listeners
 from kubebee.bpf.syscall import BpfError
 from kubebee.bpf.xtables import names_chain
 
@@ -30,13 +30,13 @@ _CHAINS = frozenset(
 )
 """KUBE-MARK-MASQ, KUBE-FIREWALL and KUBE-KUBELET-CANARY are the kubelet's too, and do nothing alone."""
 _PREFIXES = ("KUBE-SVC-", "KUBE-SVL-", "KUBE-EXT-", "KUBE-SEP-", "KUBE-FW-", "KUBE-XLB-")
-_LISTEN = "0A"
 _IPVS_DEVICE = "kube-ipvs0"
 
 
 def runs_here(holds: Callable[[int], bool]) -> bool:
     """Whether somebody else listens on a port of kube-proxy's, in this network namespace."""
-    return any(port in _listening() and not holds(port) for port in PORTS)
+    taken = {each.port for each in listeners() if each.protocol == socket.IPPROTO_TCP}
+    return any(port in taken and not holds(port) for port in PORTS)
 
 
 def uses_ipvs() -> bool:
@@ -106,17 +106,3 @@ def _families() -> list[int]:
         else:
             found.append(family)
     return found
-
-
-def _listening() -> set[int]:
-    ports = set()
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        try:
-            lines = Path(table).read_text().splitlines()[1:]
-        except OSError:
-            continue
-        for line in lines:
-            _, local, _, state, *_ = line.split()
-            if state == _LISTEN:
-                ports.add(int(local.rpartition(":")[2], 16))
-    return ports

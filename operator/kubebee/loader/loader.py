@@ -17,6 +17,7 @@ from kubebee.bpf.map import Map
 from kubebee.errors import KubebeeError
 from kubebee.lb.health.answers import Condition
 from kubebee.lb.health.writes import Writes
+from kubebee.lb.model import Frontend, FrontendKey
 from kubebee.lb.sync import Unserved
 from kubebee.loader.chains import Chains
 from kubebee.loader.compiled import Compiler
@@ -31,6 +32,7 @@ from kubebee.loader.lb_answers import LbAnswers
 from kubebee.loader.lb_checks import LbChecks
 from kubebee.loader.lb_links import LbLinks
 from kubebee.loader.lb_services import LbServices
+from kubebee.loader.lb_taken import explicit_owner, without_taken
 from kubebee.loader.links import Links
 from kubebee.loader.loaded import adoptable
 from kubebee.loader.pins import PinError, PinRoot, unit_directory
@@ -186,7 +188,8 @@ class Loader:
         state = self.states[key]
         state.failure = failure
         if previous is None or (previous.reason, previous.message) != (failure.reason, failure.message):
-            self._tell(key, failure.reason, f"{self._node}: {failure.message}", warning=True)
+            for about in failure.owners or (key,):
+                self._tell(about, failure.reason, f"{self._node}: {failure.message}", warning=True)
 
     def _tell(self, key: ResourceKey, reason: str, message: str, *, warning: bool = False) -> None:
         self._happenings.append(Happening(key, warning, reason, message))
@@ -211,6 +214,7 @@ class Loader:
             if isinstance(unit, LbUnit):
                 keep = self.services.kept(unit) if self.services is not None else None
                 unit = self.lb_checks.applied_to(unit, self.lb.adopt(maps))
+                unit, taken = without_taken(unit)
                 self.lb_upkeep.prepare(maps, self.lb.adopt(maps), self._balanced, snat_given(unit.config))
                 unit = self.lb_links.applied_to(unit, self.lb.adopt(maps), self.lb_upkeep.ahead)
                 unserved = self.lb.apply(maps, unit, keep=keep, ahead=self.lb_upkeep.ahead)
@@ -218,6 +222,7 @@ class Loader:
                 self.lb_upkeep.follow(maps, self.lb.state, unit.drain_seconds)
                 self.lb_cutter.follow(maps, self.lb.state.take_left())
                 self._tell_unserved(unit.key, unserved)
+                self._tell_taken(unit.key, taken)
                 self._happenings += self.lb_checks.happenings(self._node)
                 self._lb_writes.succeeded(time.time())
             else:
@@ -323,6 +328,17 @@ class Loader:
             text = f"{len(unserved)} frontends are not served: {named}"
             hint = "all others are; remove some, or give them fewer backends"
             self._fail(key, Failure(Stage.MAPS, "MapFull", text, hint=hint), self.states[key].failure)
+
+    def _tell_taken(self, key: ResourceKey, taken: Mapping[FrontendKey, Frontend]) -> None:
+        if taken:
+            named = "; ".join(f"{one.owner} {where}" for where, one in list(taken.items())[:5])
+            text = f"{len(taken)} frontends are not served, as processes of the node listen there: {named}"
+            hint = "all others are; give them another address or port, or end the process"
+            owners = {explicit_owner(one) for one in taken.values()}
+            failure = Failure(
+                Stage.MAPS, "AddressInUse", text, hint=hint, permanent=False, owners=tuple(owners)
+            )
+            self._fail(key, failure, self.states[key].failure)
 
     # -- attaching -------------------------------------------------------------------------------------------
 

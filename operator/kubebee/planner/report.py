@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from kubebee.planner.plan import ResourceKey
@@ -28,6 +28,7 @@ class Failure:
         errno_name: e.g. "EPERM"; empty where no system call failed.
         log: last 2 KiB of the compiler's or verifier's output.
         permanent: only an edit of the resource can fix it.
+        owners: of the resources that the unit serves, those it is about; none: all.
     """
 
     stage: Stage
@@ -37,6 +38,7 @@ class Failure:
     log: str = ""
     hint: str = ""
     permanent: bool = True
+    owners: tuple[ResourceKey, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,3 +115,12 @@ class NodeReport:
     node: str
     units: dict[ResourceKey, UnitReport] = field(default_factory=dict)
     happenings: tuple[Happening, ...] = ()
+
+    def of(self, resource: ResourceKey, unit: ResourceKey) -> UnitReport | None:
+        """What a unit's report means for one of its resources: another one's failure is not its own."""
+        found = self.units.get(unit)
+        if found is None or found.failure is None or not found.failure.owners:
+            return found
+        if resource in found.failure.owners:
+            return found
+        return replace(found, failure=None, stage=Stage.RUNNING)
