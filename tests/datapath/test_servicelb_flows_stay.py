@@ -19,7 +19,7 @@ from kubebee.lb import gc
 from kubebee.lb.family import IPV4
 from kubebee.lb.layout import DsrFlow, FrontendFlag, NextHop, u32
 from kubebee.lb.model import Backend, Forwarding, Frontend, Protocol, format_address, parse_address
-from kubebee.lb.reading import read_tables, shares
+from kubebee.lb.reading import read_tables, shares, slot_words
 from kubebee.lb.sync import LbState
 from kubebee.lb.tables import rows_of
 from support.packet_loop import PacketLoop
@@ -465,6 +465,17 @@ def test_what_is_kept_for_dsr_goes_when_a_frontend_is_translated(lb: Balancer) -
     assert lb.state.served[ten().key].moving is None
     Traffic(lb).send("S", clients(200))
     assert entries(lb) == []
+
+
+def test_code_that_has_no_flow_table_meets_no_flags(lb: Balancer) -> None:
+    """As while a version without it goes on, because the newest fails."""
+    maps = {name: each for name, each in lb.maps.items() if not name.startswith("kb_lb_dsr_flow")}
+    lb.state = LbState.adopt(maps)
+    for wanted in (ten(), ten(3)):
+        lb.state.apply(maps, {wanted.key: wanted}, CONFIG)
+    assert lb.state.served[ten().key].moving is None
+    gc.collect(maps, lb.state, time.monotonic_ns())
+    assert {word >> 28 for word in slot_words(maps, IPV4, *lb.state.served[ten().key].value[:2])} == {0}
 
 
 def test_what_sockets_find_has_no_flags(lb: Balancer) -> None:

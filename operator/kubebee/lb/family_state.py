@@ -293,7 +293,7 @@ class FamilyState:
         if served is not None and same_tables:
             places, now_moving = Places(*served.value[:4]), served.moving
         else:
-            if served is not None:
+            if served is not None and writer.keeps_connections:
                 moved = moved_table(writer.slots, served, frontend, contents, int(self._clock()))
             places, moved = self._place(contents, moved, ids, known)
             now_moving = Moving.of(moved, table_rows.rows_behind(moved)) if moved else None

@@ -26,6 +26,8 @@ class TableWriter:
     def __init__(self, maps: Mapping[str, Map], family: Family) -> None:
         self._maps = maps
         self.slots = maps[family.slots]
+        # Code without that table, an older version's, knows no flags of slots.
+        self.keeps_connections = family.dsr_flows in maps
         self._family = family
         self.backends_written = 0
         self.rows_written = 0
