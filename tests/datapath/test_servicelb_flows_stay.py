@@ -7,14 +7,13 @@ import dataclasses
 import random
 import time
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.packet import Packet
 
-from kubebee.bpf.map import Map
 from kubebee.lb import gc
 from kubebee.lb.family import IPV4
 from kubebee.lb.layout import DsrFlow, FrontendFlag, NextHop, u32
@@ -22,6 +21,7 @@ from kubebee.lb.model import Backend, Forwarding, Frontend, Protocol, format_add
 from kubebee.lb.reading import read_tables, shares, slot_words
 from kubebee.lb.sync import LbState
 from kubebee.lb.tables import rows_of
+from support.cut_short import cut_short
 from support.packet_loop import PacketLoop
 from support.servicelb import (
     CLIENT,
@@ -367,7 +367,8 @@ def test_a_full_slot_array_moves_connections_rather_than_keep_a_backend_out() ->
         serve(lb, ten())
         traffic = Traffic(lb)
         traffic.open(clients(1000))
-        serve(lb, ten(3))
+        report = lb.serve(ten(3))
+        assert (report.unserved, report.crowded) == ((), 1)
         assert "10.0.0.3" not in traffic.send("S", clients(1000, seed=1))
         assert traffic.moved()
 
@@ -513,34 +514,6 @@ def test_the_time_for_which_slots_keep_connections_goes_on_over_a_restart(lb: Ba
     assert lb.state.served[ten().key].moving is None
 
 
-def killed_after(lb: Balancer, writes: int, work: Callable[[], object]) -> bool:
-    """Do something with only so many writes to maps; False if it needed no more than those."""
-
-    class KilledError(Exception):
-        pass
-
-    left = writes
-    patch = pytest.MonkeyPatch()
-    for name in ("update", "update_batch", "delete", "delete_batch"):
-        original = getattr(Map, name)
-
-        def counted(self: Map, *args: object, original: Callable[..., object] = original) -> object:
-            nonlocal left
-            if left == 0:
-                raise KilledError
-            left -= 1
-            return original(self, *args)
-
-        patch.setattr(Map, name, counted)
-    try:
-        work()
-    except KilledError:
-        return True
-    finally:
-        patch.undo()
-    return False
-
-
 def test_killed_at_any_write_of_a_change_no_connection_moves() -> None:
     with balancer() as lb:
         traffic, writes = Traffic(lb), 0
@@ -548,9 +521,7 @@ def test_killed_at_any_write_of_a_change_no_connection_moves() -> None:
         traffic.open(clients(1000))
         wanted = [ten(3, more=(11,)), ten(more=(12,)), frontend(forwarding=DSR), ten(4)]
         for each in wanted:
-            while killed_after(
-                lb, writes, lambda each=each: lb.state.apply(lb.maps, {each.key: each}, CONFIG)
-            ):
+            while cut_short(writes, lambda each=each: lb.state.apply(lb.maps, {each.key: each}, CONFIG)):
                 assert traffic.moved() == []
                 adopt(lb)
                 writes += 1
@@ -567,7 +538,7 @@ def test_killed_at_any_write_of_a_collection_no_connection_moves() -> None:
         assert traffic.moved() == []
         for _ in range(4):
             moved_long_ago(lb)
-            while killed_after(lb, writes, lambda: lb.collect(after_seconds=IDLE)):
+            while cut_short(writes, lambda: lb.collect(after_seconds=IDLE)):
                 assert traffic.moved() == []
                 adopt(lb)
                 writes += 1

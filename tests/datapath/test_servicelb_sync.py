@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from scapy.layers.inet import IP, TCP
+from scapy.layers.inet import IP, TCP, UDP
 from scapy.packet import Packet
 
 from kubebee import names
@@ -20,7 +20,8 @@ from kubebee.lb.model import Forwarding, Frontend, FrontendKey, LbConfig, LbMode
 from kubebee.lb.sync import LbState, SyncReport
 from kubebee.loader.data import LbData
 from kubebee.planner.plan import Bundle, LbUnit, PacketCode, Toolchain
-from support.servicelb import CLIENT, CONFIG, CONTINUE, ETHER, TX, VIP, Balancer, balancer, frontend
+from support.cut_short import cut_short
+from support.servicelb import CLIENT, CONFIG, CONTINUE, ETHER, HOP, TX, VIP, Balancer, balancer, frontend
 
 pytestmark = pytest.mark.root
 
@@ -129,6 +130,32 @@ def test_a_frontend_switches_between_dsr_and_snat(lb: Balancer) -> None:
     assert len(lb.send(to_vip()).data) == len(to_vip()) + 20
     assert lb.serve(frontend("10.0.0.1:80")).rows_written == 0
     assert len(lb.send(to_vip()).data) == len(to_vip())
+
+
+def test_rows_are_not_given_away_before_their_frontend_has_left_them() -> None:
+    """Where there is no room else: the rows of one frontend's old table become another's new one."""
+    one, other = [f"10.0.1.{i}:53" for i in range(1, 12)], [f"10.0.2.{i}:53" for i in range(1, 12)]
+
+    def both(start: int) -> dict[FrontendKey, Frontend]:
+        udp = {"port": 53, "protocol": Protocol.UDP, "forwarding": DSR}
+        return merge(
+            [
+                frontend(*one[start : start + 10], **udp),
+                frontend(*other[start : start + 10], vip="192.0.2.11", **udp),
+            ]
+        )
+
+    with balancer(kb_lb_slots=200) as small:
+        queries = [ETHER / IP(src=CLIENT, dst=VIP) / UDP(sport=port, dport=53) for port in range(1, 40)]
+        small.state.apply(small.maps, both(0), CONFIG)
+        small.state.set_next_hops(small.maps, dict.fromkeys(small.state.addresses(), HOP))
+        writes = 0
+        while cut_short(writes, lambda: small.state.apply(small.maps, both(1), CONFIG)):
+            assert "10.0.2" not in {small.backend_of(query).rpartition(".")[0] for query in queries}
+            small.state = LbState.adopt(small.maps)
+            small.state.apply(small.maps, both(0), CONFIG)
+            writes += 1
+        assert writes > 4
 
 
 def test_the_slot_space_is_reused(lb: Balancer) -> None:

@@ -138,6 +138,7 @@ def test_released_rows_rest_until_they_are_reclaimed() -> None:
     assert space.take(10) == 0
     space.release(0, 10)
     assert space.take(1) is None
+    assert (space.used, space.held) == (10, 0)
     assert space.resting
     space.reclaim()
     assert space.take(10) == 0

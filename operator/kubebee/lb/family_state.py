@@ -65,6 +65,7 @@ class FamilyState:
         self._applied: Mapping[FrontendKey, Frontend] = {}
         """What the last apply() that served all was given."""
         self._clock = time.monotonic
+        self._crowded = 0
         self._arrived: set[bytes] = set()
         self._left: dict[int, BackendValue] = {}
 
@@ -204,6 +205,7 @@ class FamilyState:
             self._remove(frontends, writer, removed)
         self._returning = {(v.frontend, v.address, v.port): number for number, v in self.gone.items()}
         added = changed = 0
+        self._crowded = 0
         unserved: list[Unserved] = []
         for frontend in wanted:
             was = self.served.get(frontend.key)
@@ -222,7 +224,13 @@ class FamilyState:
         self._name(maps, doubtful)
         self._applied = {} if unserved else desired
         return SyncReport(
-            added, changed, len(removed), writer.backends_written, writer.rows_written, tuple(unserved)
+            added=added,
+            changed=changed,
+            removed=len(removed),
+            backends_written=writer.backends_written,
+            rows_written=writer.rows_written,
+            unserved=tuple(unserved),
+            crowded=self._crowded,
         )
 
     def _differences(
@@ -295,7 +303,7 @@ class FamilyState:
         else:
             if served is not None and writer.keeps_connections:
                 moved = moved_table(writer.slots, served, frontend, contents, int(self._clock()))
-            places, moved = self._place(contents, moved, ids, known)
+            places, moved = self._place(writer, contents, moved, ids, known)
             now_moving = Moving.of(moved, table_rows.rows_behind(moved)) if moved else None
         value = FrontendValue(
             *places,
@@ -349,6 +357,7 @@ class FamilyState:
 
     def _place(
         self,
+        writer: TableWriter,
         contents: Contents,
         moved: Table | None,
         ids: array[int],
@@ -362,20 +371,22 @@ class FamilyState:
         inside_rows = 0 if contents.shared else tables.rows_of(contents.inside_size)
         if moved is not None:
             own = tables.rows_of(moved.size) + table_rows.rows_behind(moved)
-            row = self._take_rows(own + inside_rows)
+            row = self._take_rows(writer, own + inside_rows)
             if row is not None:
                 return places_from(contents, row, moved.size, own), moved
+            self._crowded += 1
         own = tables.rows_of(contents.size)
-        row = self._take_rows(own + inside_rows) if own + inside_rows else 0
+        row = self._take_rows(writer, own + inside_rows) if own + inside_rows else 0
         if row is None:
             for number in set(ids) - set(known.values()):
                 self._backend_ids.give_back(number)
             raise _NoRoomError(f"no {contents.rows} free rows in a run for its table ({self.family.slots})")
         return places_from(contents, row, contents.size, own), None
 
-    def _take_rows(self, rows: int) -> int | None:
+    def _take_rows(self, writer: TableWriter, rows: int) -> int | None:
         row = self._space.take(rows)
         if row is None and self._space.resting:
+            writer.flush()  # frontends whose old tables rest may not have left them yet
             wait_for_readers()
             self._space.reclaim()
             row = self._space.take(rows)
@@ -513,7 +524,7 @@ class FamilyState:
     def short_of_room(self) -> bool:
         """Whether what is kept for connections may soon be missed by backends that come."""
         numbers = self._backend_ids
-        return 4 * numbers.available < numbers.capacity or 4 * self._space.used > 3 * self._space.rows
+        return 4 * numbers.available < numbers.capacity or 4 * self._space.held > 3 * self._space.rows
 
     def read_table(self, maps: Mapping[str, Map], served: Served) -> Table:
         """The table of a frontend for packets, as the maps have it."""

@@ -19,7 +19,11 @@ class Unserved:
 
 @dataclass(frozen=True, slots=True)
 class SyncReport:
-    """What one apply() did. Zero everywhere = the maps were right already."""
+    """What one apply() did. Zero everywhere = the maps were right already.
+
+    Attributes:
+        crowded: frontends whose connections may have moved, as there was no room for the table before.
+    """
 
     added: int = 0
     changed: int = 0
@@ -27,6 +31,7 @@ class SyncReport:
     backends_written: int = 0
     rows_written: int = 0
     unserved: tuple[Unserved, ...] = ()
+    crowded: int = 0
 
     def plus(self, other: SyncReport) -> SyncReport:
         """What both did."""
@@ -37,6 +42,7 @@ class SyncReport:
             self.backends_written + other.backends_written,
             self.rows_written + other.rows_written,
             self.unserved + other.unserved,
+            self.crowded + other.crowded,
         )
 
 

@@ -91,6 +91,11 @@ class RowSpace:
         return self.rows - sum(length for _, length in self._free)
 
     @property
+    def held(self) -> int:
+        """The same without those at rest."""
+        return self.used - sum(length for _, length in self._resting)
+
+    @property
     def resting(self) -> bool:
         """Whether reclaim() would win anything."""
         return bool(self._resting)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -26,6 +27,8 @@ from kubebee.policy import layout as policy_layout
 from kubebee.policy.compile import CompiledPolicy, compile_policies
 from kubebee.policy.local import apply_local
 from kubebee.policy.sync import PolicyState
+
+log = logging.getLogger("kubebee")
 
 
 class LbData:
@@ -81,10 +84,17 @@ class LbData:
             unit = replace(unit, frontends=kept | dict(unit.frontends))
         try:
             config = _with_addresses(unit, state.families)
-            return state.apply(maps, unit.frontends, config, ahead).unserved
+            report = state.apply(maps, unit.frontends, config, ahead)
         except BpfError:
             self.state = None  # which of its writes the maps have is for them to say
             raise
+        if report.crowded:
+            log.warning(
+                "the slot array has no room for the tables that %d frontends had before: connections of these"
+                " under DSR may go to other backends",
+                report.crowded,
+            )
+        return report.unserved
 
 
 def _ids(maps: Mapping[str, Map]) -> frozenset[int]:
