@@ -184,9 +184,10 @@ def test_limits_decide_the_sizes_of_the_maps_that_they_are_about_and_no_other() 
         "kb_lb_names": 100,
         "kb_lb_flow": 2048,
         "kb_lb_rev": 2048,
+        "kb_lb_dsr_flow": 2048,
     }
     six = needs_of([Frontend(FrontendKey(bytes(16), 80, Protocol.TCP), ())])
-    both = {"kb_lb_flow", "kb_lb_rev", "kb_lb_flow6", "kb_lb_rev6"}
+    both = {"kb_lb_flow", "kb_lb_rev", "kb_lb_dsr_flow", "kb_lb_flow6", "kb_lb_rev6", "kb_lb_dsr_flow6"}
     assert fixed_sizes(six, Limits(flows=2048)).keys() == both
 
 

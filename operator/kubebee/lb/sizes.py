@@ -133,5 +133,6 @@ def fixed_sizes(needs: Needs, limits: Limits) -> dict[str, int]:
             family.here: limits.backends,
             family.flows: limits.flows,
             family.reverse: limits.flows,
+            family.dsr_flows: limits.flows,
         }
     return {name: size for name, size in sizes.items() if size}
