@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import logging
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-from kubebee.api.v1alpha1.common import API_VERSION
 from kubebee.api.v1alpha1.status import CommonStatus
 from kubebee.bpf.addresses import own_addresses
 from kubebee.bpf.iface import LinkWatcher, interfaces, primary_interface
+from kubebee.cli.collector import collector_spared, collector_waiting
 from kubebee.cli.node_board import NodeBoard
+from kubebee.cli.outcomes import outcomes, status_document, unit_keys
+from kubebee.cli.status_board import STATUS_SECONDS, StatusBoard
 from kubebee.errors import KubebeeError
 from kubebee.lb.services.claims import Shape
 from kubebee.lb.services.facts import NodeFacts
@@ -32,7 +33,7 @@ from kubebee.loader.pins import PinRoot
 from kubebee.planner.build import Planned, Planner
 from kubebee.planner.declared import Declared, Inputs, Node
 from kubebee.planner.node_status import Outcome
-from kubebee.planner.plan import LbUnit, PolicyUnit, ResourceKey
+from kubebee.planner.plan import LbUnit, ResourceKey
 from kubebee.planner.report import Happening, NodeReport, UnitReport
 from kubebee.planner.status import idle_status, refused_status, status_of
 from kubebee.render.builtin import Datapaths
@@ -45,7 +46,6 @@ from kubebee.store.state import ServicesRecord
 
 log = logging.getLogger("kubebee")
 CHECK_SECONDS = 2.0
-STATUS_SECONDS = 1.0
 RETRY_SECONDS = (1.0, 2.0, 5.0)
 SERVICES_SECONDS = 0.01
 """At least so long after a change of Services the next ones gather."""
@@ -78,28 +78,6 @@ def host_view(
         return Host(present, primary_interface, cgroup, mode, files, losing_interfaces)
 
     return view
-
-
-@dataclass
-class StatusBoard:
-    """Statuses as last computed, and which of them are not written yet: one write a second and resource."""
-
-    current: dict[ResourceKey, tuple[int, CommonStatus]] = field(default_factory=dict)
-    dirty: set[ResourceKey] = field(default_factory=set)
-    written_at: dict[ResourceKey, float] = field(default_factory=dict)
-
-    def set(self, key: ResourceKey, generation: int, status: CommonStatus) -> None:
-        """Take over a status if it says anything new."""
-        known = self.current.get(key)
-        if known is None or known != (generation, status):
-            self.current[key] = (generation, status)
-            self.dirty.add(key)
-
-    def due(self, clock: float) -> list[ResourceKey]:
-        """Resources whose status may be written now."""
-        return [
-            key for key in self.dirty if clock - self.written_at.get(key, -STATUS_SECONDS) >= STATUS_SECONDS
-        ]
 
 
 class Services(ServiceSource, Protocol):
@@ -186,7 +164,7 @@ class Agent:
         tasks = list(watches)
         try:
             await asyncio.sleep(0)  # the watches listen before the first look: no edit falls between the two
-            with _collector_spared():
+            with collector_spared():
                 self.store.scan()  # a folder that can't be read is an error now, later it may come back
                 await self._try(self.reconcile())
             tasks.append(asyncio.create_task(self.loader.prewarm()))
@@ -209,7 +187,7 @@ class Agent:
     async def _try(self, work: Coroutine[object, object, object]) -> None:
         """Do a pass's work; what it did not come to is done at the next retry."""
         try:
-            with _collector_waiting():
+            with collector_waiting():
                 await work
         except KubebeeError as error:
             log.error("a pass failed and is tried again: %s", error)
@@ -330,7 +308,7 @@ class Agent:
             await self.services.changed.wait()
             self.services.changed.clear()
             began = time.monotonic()
-            with _collector_waiting():
+            with collector_waiting():
                 self._serve_services()
             # At most half of the time is spent here, however many changes there are.
             await asyncio.sleep(max(SERVICES_SECONDS, time.monotonic() - began))
@@ -484,64 +462,6 @@ class Agent:
         if said and said != self._disk_refuses:
             log.warning("the disk can't be written: %s", said)
         self._disk_refuses = said
-
-
-@contextlib.contextmanager
-def _collector_spared() -> Iterator[None]:
-    """What the first pass makes stays: the garbage collector need not look at it, now or later.
-
-    With 100,000 backends each full collection takes a third of a second.
-    """
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        gc.enable()
-
-
-def outcomes(snapshot: Snapshot, planned: Planned, report: NodeReport) -> Iterator[Outcome]:
-    """What became of each resource that the node was given, valid or not."""
-    units = unit_keys(planned)
-    rejected = {r.key: r for r in snapshot.rejected if r.key is not None}
-    for declared in snapshot.resources:
-        key, unit = declared.key, report.of(declared.key, units.get(declared.key, declared.key))
-        if key not in rejected and key not in planned.idle:
-            error = planned.refused.get(key)
-            yield Outcome(key, declared.generation, declared.version, unit, error)
-    for key, refusal in rejected.items():
-        unit = report.of(key, units.get(key, key))
-        yield Outcome(key, refusal.generation, refusal.version, unit, refusal.error)
-
-
-@contextlib.contextmanager
-def _collector_waiting() -> Iterator[None]:
-    """The garbage collector has its turn after the pass: a collection takes as long as a small edit."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
-def unit_keys(planned: Planned) -> Mapping[ResourceKey, ResourceKey]:
-    """The unit that a ServiceLB or HostPolicy is part of."""
-    units: list[LbUnit | PolicyUnit] = [*planned.plan.policies]
-    if planned.plan.lb is not None:
-        units.append(planned.plan.lb)
-    return {owner: unit.key for unit in units for owner, _ in unit.owners}
-
-
-def status_document(key: ResourceKey, generation: int, status: CommonStatus) -> dict[str, object]:
-    """The resource's status as `kubectl get -o yaml` shows it."""
-    return {
-        "apiVersion": API_VERSION,
-        "kind": key.kind,
-        "metadata": {"name": key.name, "generation": generation},
-        "status": status.model_dump(mode="json", by_alias=True, exclude_defaults=True),
-    }
 
 
 def make_agent(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kubebee.api.parse import parse_resource
-from kubebee.cli.agent import unit_keys
+from kubebee.cli.outcomes import unit_keys
 from kubebee.errors import KubebeeError
 from kubebee.loader.unit import Unit, units_of
 from kubebee.planner.build import Planned, Planner
