@@ -98,7 +98,9 @@ def require(name: str) -> None:
     """
     found = feature(name)
     if not found.available:
-        raise UnsupportedError(f"{name}: {found.why}")
+        raise UnsupportedError(
+            f"{name}: {found.why}", hint="run it where the kernel has it, or use another attach type"
+        )
 
 
 _NEEDED_BY_HOOK = {
