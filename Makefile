@@ -25,7 +25,7 @@ e2e-full: setup  ## the same, with those that take minutes each
 	@$(PYTHON) -m pytest tests/cluster tests/conformance
 
 conformance: setup  ## the conformance specs of Services, of Kubernetes' own tests
-	@$(PYTHON) -m pytest tests/conformance
+	@$(PYTHON) -m pytest -m "not full" tests/conformance
 
 cluster: setup  ## a real Kubernetes cluster of NODES=2 nodes on this machine; the first time takes minutes
 	@$(CLUSTER) up --nodes $(NODES)

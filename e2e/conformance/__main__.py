@@ -61,7 +61,8 @@ def main(args: list[str]) -> int:
             return 0
         if asked.verb == "baseline":
             give_zones(cluster)
-            wanted = list_specs(suite, cluster, names.OF_NETWORKS, names.NOT_OF_NETWORKS)
+            matching = list_specs(suite, cluster, names.OF_NETWORKS, names.NOT_OF_NETWORKS)
+            wanted = [name for name in matching if name not in names.UNFIT]
         else:
             wanted = list_specs(suite, cluster, asked.focus, asked.skip)
         if asked.verb == "list":

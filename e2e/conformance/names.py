@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 CONFORMANCE_OF_SERVICES = r"\[sig-network\] Services .*\[Conformance\]"
@@ -21,6 +21,22 @@ NOT_OF_NETWORKS = "|".join(
         "should check kube-proxy urls",  # its own, not what it does
     ]
 )
+_SIX_NODES = "needs three zones of two nodes each, more than this machine has room for"
+UNFIT: Mapping[str, str] = {
+    "[sig-network] DNS should support configurable pod resolv.conf": (
+        "starts the CoreDNS that the original image agnhost has beside agnhost"
+    ),
+    "[sig-network] Services should be rejected for evicted pods (no endpoints exist)": (
+        "has a pod evicted for what it wrote to disk, which kubelets that share one do not look at"
+    ),
+    "[sig-network] Traffic Distribution should route traffic correctly between pods on multiple nodes when "
+    "using PreferClose": _SIX_NODES,
+    "[sig-network] Traffic Distribution should route traffic correctly between pods on multiple nodes when "
+    "using PreferSameZone [FeatureGate:PreferSameTrafficDistribution] [Beta]": _SIX_NODES,
+    "[sig-network] Traffic Distribution should route traffic to an endpoint on the same node or fall back to "
+    "same zone when using PreferSameNode [FeatureGate:PreferSameTrafficDistribution] [Beta]": _SIX_NODES,
+}
+"""Of those that match, what the e2e cluster is not made for, whoever serves Services; why."""
 SERVICES = Path(__file__).with_name("services.txt")
 """The conformance specs of Services."""
 BASELINE = Path(__file__).with_name("baseline.txt")

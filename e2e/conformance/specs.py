@@ -107,6 +107,7 @@ def _run(
         f"--kubectl-path={cluster.programs / 'kubectl'}",
         f"--e2e-output-dir={folder}",
         "--provider=skeleton",
+        f"--num-nodes={len(cluster.nodes)}",
         *of_tests,
     ]
     environment = {**os.environ, "KUBE_TEST_REPO_LIST": str(suite.repositories)}

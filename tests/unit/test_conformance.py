@@ -80,5 +80,10 @@ def test_a_list_of_names_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert names.read(path) == ["[a] b", "c"]
 
 
+def test_what_the_cluster_is_not_made_for_is_in_no_list() -> None:
+    listed = {*names.read(names.BASELINE), *names.read(names.SERVICES)}
+    assert not listed & names.UNFIT.keys()
+
+
 def test_the_suite_is_of_the_version_that_the_cluster_runs() -> None:
     assert MODULE.version == binaries.KUBERNETES.version
