@@ -200,6 +200,8 @@ static __always_inline int lb_reply(struct kb_ctx *ctx, int verdict)
 {
 	if (verdict < LB_REPLY_RESET || verdict >= LB_SENT_BACK)
 		return verdict;
+	if (!kb_ctx_has_offsets()) /* cannot be: nobody asks for a reply then; verifiers of Linux 5.10 don't see that */
+		return KB_CONTINUE;
 	if (verdict == LB_REPLY_RESET)
 		return lb_reset(ctx);
 	return verdict == LB_REPLY_NO_PORT ? lb_icmp_error(ctx, LB_ICMP_NO_PORT, 0) :
