@@ -204,7 +204,7 @@ class Limits(ApiModel):
     slots: Annotated[Int, Field(ge=256, le=16777216)] | None = None
     """Slots of all Maglev tables together. Default: as many as there are."""
     flows: Annotated[Int, Field(ge=1024, le=16777216)] | None = None
-    """Connections that are tracked: with SNAT all (default 65,536), with DSR in slots that changed (131,072)."""
+    """Connections that are tracked. Default: with SNAT 65,536, with DSR, in slots that changed, 131,072."""
 
 
 class Snat(ApiModel):
