@@ -16,6 +16,7 @@ from kubebee.api.v1alpha1.status import CommonStatus
 from kubebee.bpf.addresses import own_addresses
 from kubebee.bpf.iface import LinkWatcher, interfaces, primary_interface
 from kubebee.cli.collector import collector_spared, collector_waiting
+from kubebee.cli.allocator import trim_memory
 from kubebee.cli.node_board import NodeBoard
 from kubebee.cli.outcomes import outcomes, status_document, unit_keys
 from kubebee.cli.status_board import STATUS_SECONDS, StatusBoard
@@ -232,6 +233,7 @@ class Agent:
             self._look_again = loop.call_later(snapshot.look_again, self._wake.set)
         if reshaped:
             gc.freeze()  # as after the first pass: what came in by thousands stays
+            trim_memory()
         self.pass_seconds = time.perf_counter() - start
         self._publish(snapshot, planned, report)
         return report
@@ -276,7 +278,10 @@ class Agent:
         self._synced = table.synced
         self._services_unsaid = True
         table.want(wanted or ServicesWanted(()))
-        if wanted is None or not table.synced:
+        if wanted is None:
+            table.refresh()  # to nothing: else all that was served would stay in memory
+            return False
+        if not table.synced:
             return False
         table.refresh()
         return self._reshaped()

@@ -8,6 +8,13 @@ _M_TRIM_THRESHOLD, _M_ARENA_MAX = -1, -8  # malloc.h
 _KEPT_BYTES = 64 * 1024
 
 
+def trim_memory() -> None:
+    """Have it return what lies free between what is in use, once after much was made at a time."""
+    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if malloc_trim is not None:
+        malloc_trim(0)
+
+
 def give_back_memory() -> None:
     """Have the C library return freed memory to the kernel, and keep one heap for all threads.
 

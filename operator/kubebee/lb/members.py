@@ -33,7 +33,8 @@ class Members(NamedTuple):
         """The backends that a frontend wants."""
         outside, inside = frontend.backends, frontend.inside
         if inside is None:
-            return cls(tuple(sorted(outside)))
+            every = tuple(sorted(outside))
+            return cls(outside if every == outside else every)  # those of Services are sorted: once in memory
         missing = dict.fromkeys(outside, BackendFlag.NOT_INSIDE)
         for backend in inside:
             missing[backend] = BackendFlag(0) if backend in missing else BackendFlag.NOT_OUTSIDE

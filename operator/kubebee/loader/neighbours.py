@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Set
 from itertools import islice
 from typing import Protocol, TypeVar
@@ -26,6 +25,7 @@ from kubebee.bpf.netlink import Interface, LinkChange, dump_interfaces
 from kubebee.bpf.routes import Route, lookup_routes
 from kubebee.lb.layout import BackendFlag, NextHop
 from kubebee.lb.model import Prefix
+from kubebee.loader.behind import Behind, neighbour_of
 from kubebee.loader.ways import Ways
 
 log = logging.getLogger("kubebee")
@@ -74,7 +74,7 @@ class Neighbours:
         self._links: dict[int, Interface] = {link.index: link for link in dump_interfaces()}
         self._routes: dict[bytes, Route | None] = {}
         self._alike: dict[Route | NextHop, Route | NextHop] = {}
-        self._behind: defaultdict[NeighbourKey, set[bytes]] = defaultdict(set)
+        self._behind = Behind()
         self._local: set[NeighbourKey] = set()  # which the stack delivers to by itself
         self._macs: dict[NeighbourKey, bytes] = {}
         self._kept: set[NeighbourKey] = set(our_neighbours())  # of an earlier run; given up if not wanted
@@ -138,18 +138,22 @@ class Neighbours:
         for address, route in zip(part, lookup_routes(part), strict=True):
             if self._routes.get(address) != route:
                 self._forget_route(address)
+                if route is not None:
+                    self._behind.add(neighbour_of(route), address)
             self._routes[address] = route and self._once(route)
             if route is not None:
-                self._take_route(address, route)
+                self._judge(address, route)
             del self._stale[address]
-        self._keep({_neighbour_of(r) for r in map(self._routes.get, part) if r} | self._unkept)
+        if not self._stale:
+            self._stale = {}  # a dict never gets smaller by itself: 5 MB for 100,000 addresses
+        self._keep({neighbour_of(r) for r in map(self._routes.get, part) if r} | self._unkept)
         self._publish_hops(part)
         if not self._stale:
             self._give_up_unwanted()
 
-    def _take_route(self, address: bytes, route: Route) -> None:
-        key = _neighbour_of(route)
-        self._behind[key].add(address)
+    def _judge(self, address: bytes, route: Route) -> None:
+        """Whether the stack delivers to the neighbour that a route leads to."""
+        key = neighbour_of(route)
         if self._ways.is_local(address, route, self._links):
             self._local.add(key)
         else:
@@ -191,7 +195,7 @@ class Neighbours:
             self._take_link(LinkChange(self._links[index], gone=True))
         for link in links.values():
             self._take_link(LinkChange(link, gone=False))
-        self._unkept |= self._behind.keys()
+        self._unkept.update(self._behind)
         self._stale.update(dict.fromkeys(self._routes))
 
     def _take_link(self, change: LinkChange) -> None:
@@ -204,7 +208,7 @@ class Neighbours:
         if before is not None and (before.up, before.mtu, before.address) == (usable, link.mtu, link.address):
             return
         over = [key for key in self._behind if key.ifindex == link.index]
-        addresses = [address for key in over for address in self._behind[key]]
+        addresses = self._behind.addresses(over, self._routes)
         if not usable:  # routes go without an event of their own when their interface does
             self._table.set_next_hops(dict.fromkeys(addresses))
             for key in over:
@@ -228,7 +232,7 @@ class Neighbours:
             elif neighbour.mac and self._macs.get(key) != neighbour.mac:
                 self._macs[key] = neighbour.mac
                 news[key] = None
-        self._publish_hops(address for key in news for address in self._behind[key])
+        self._publish_hops(self._behind.addresses(news, self._routes))
 
     def _keep(self, keys: Collection[NeighbourKey]) -> None:
         """Have neighbours resolved, except those that somebody else takes care of."""
@@ -251,7 +255,7 @@ class Neighbours:
         self._unkept = set(refused)
 
     def _give_up_unwanted(self) -> None:
-        gone = self._kept - (self._behind.keys() - self._local)
+        gone = {key for key in self._kept if key not in self._behind or key in self._local}
         stop_keeping(gone)
         self._kept -= gone
 
@@ -263,10 +267,9 @@ class Neighbours:
         route = self._routes.pop(address, None)
         if route is None:
             return
-        key = _neighbour_of(route)
-        self._behind[key].discard(address)
-        if not self._behind[key]:
-            del self._behind[key]
+        key = neighbour_of(route)
+        self._behind.remove(key, address)
+        if key not in self._behind:
             self._local.discard(key)
             self._macs.pop(key, None)
             self._unkept.discard(key)
@@ -284,13 +287,13 @@ class Neighbours:
             link = self._links.get(route.ifindex) if route else None
             if route is not None and (link is None or not link.up):
                 self._undecided.add(address)
-            elif route is not None and _neighbour_of(route) in self._local:
+            elif route is not None and neighbour_of(route) in self._local:
                 hops[address] = NextHop.local(0 if route.local else route.ifindex)
                 continue
-            if route is None or link is None or not link.up or not self._has_macs(_neighbour_of(route)):
+            if route is None or link is None or not link.up or not self._has_macs(neighbour_of(route)):
                 hops[address] = None
                 continue
-            mac = self._macs.get(_neighbour_of(route), b"")
+            mac = self._macs.get(neighbour_of(route), b"")
             known = self._table.next_hop(address)
             if known is not None and (known.ifindex != route.ifindex or known.way & _LOCAL):
                 hops[address] = None
@@ -301,10 +304,6 @@ class Neighbours:
                 hops[address] = self._once(NextHop(route.ifindex, mac + link.address, mtu, way))
         if hops:
             self._table.set_next_hops(hops)
-
-
-def _neighbour_of(route: Route) -> NeighbourKey:
-    return NeighbourKey(route.ifindex, route.neighbour)
 
 
 def _is_foreign(neighbour: Neighbour) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import sys
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 from kubebee.lb.model import MAX_AFFINITY_SECONDS, Forwarding, Prefix, Protocol
@@ -133,7 +134,13 @@ def _ports(found: ServiceObject, warnings: list[str]) -> tuple[Port, ...]:
         else:
             made = Port(sys.intern(port.name or ""), protocol, port.port, node_port)
             ports[port.port, protocol] = made
-    return tuple(ports.values())
+    return _once(tuple(ports.values()))
+
+
+@lru_cache(maxsize=4096)
+def _once(ports: tuple[Port, ...]) -> tuple[Port, ...]:
+    """Equal ones that are known already: most Services have the same few."""
+    return ports
 
 
 def _ranges(texts: Iterable[str], warnings: list[str]) -> tuple[tuple[Prefix, ...], bool]:
