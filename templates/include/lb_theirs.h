@@ -22,7 +22,7 @@ static __noinline int lb_is_theirs(const struct LB_V(kb_lb_flow_key) *key, __u8 
 /* Whether kube-proxy has a flow whose answers look like this: ours could not be told from them. */
 static __always_inline bool lb_is_their_answer(const struct LB_V(kb_lb_flow_key) *key)
 {
-	return lb_cut_phase() != LB_CUT_OVER && bpf_map_lookup_elem(&LB_V(kb_lb_theirs), key);
+	return bpf_map_lookup_elem(&LB_V(kb_lb_theirs), key);
 }
 
 #endif

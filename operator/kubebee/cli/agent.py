@@ -15,8 +15,8 @@ from typing import Protocol
 from kubebee.api.v1alpha1.status import CommonStatus
 from kubebee.bpf.addresses import own_addresses
 from kubebee.bpf.iface import LinkWatcher, interfaces, primary_interface
-from kubebee.cli.collector import collector_spared, collector_waiting
 from kubebee.cli.allocator import trim_memory
+from kubebee.cli.collector import collector_spared, collector_waiting
 from kubebee.cli.node_board import NodeBoard
 from kubebee.cli.outcomes import outcomes, status_document, unit_keys
 from kubebee.cli.status_board import STATUS_SECONDS, StatusBoard
