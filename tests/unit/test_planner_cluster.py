@@ -391,6 +391,25 @@ def test_happenings_of_nodes_become_events_of_the_resource_and_are_bounded(clust
     assert not [event for event in planner.plan(cluster.now).events if event.reason == "Loaded"]
 
 
+def test_a_failure_that_a_node_tells_and_its_status_has_is_one_event(cluster: SmallCluster) -> None:
+    cluster.apply(program(broken("v1", "n2")))
+    for _ in range(3):
+        cluster.write(plan(cluster))
+    cluster.load_all()
+    message = "probe.c:3:1: error: no such type"
+    happening = {"kind": KEY.kind, "name": KEY.name, "type": "Warning", "reason": "CompileFailed"}
+    happening |= {"message": message, "time": cluster.moment}
+    cluster.bpf_nodes["n2"]["status"]["happenings"] = [happening]
+    planner, state = ClusterPlanner(render), cluster.state
+    for node in state.nodes.values():
+        planner.put_node(node)
+    planner.put_resource(state.resources[KEY])
+    for record in state.bpf_nodes.values():
+        planner.put_bpf_node(record)
+    told = [event.message for event in planner.plan(cluster.now).events if event.type == "Warning"]
+    assert told == [f"n2: {message}"]
+
+
 def test_old_happenings_are_not_told_by_a_controller_that_starts(cluster: SmallCluster) -> None:
     cluster.apply(program("v1"))
     settle(cluster)

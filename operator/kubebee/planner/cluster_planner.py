@@ -246,7 +246,7 @@ class ClusterPlanner:
         bpf_nodes = self._bpf_nodes(plans)
         events = [event for plan in plans.values() for event in plan.events]
         events += self._news.take(self._candidates, now)
-        events = [event for event in events if self._told.first(event.name)]
+        events = [event for event in events if self._told.first(event)]
         return ClusterPlan(
             bundles=tuple(plan.bundle for plan in plans.values() if plan.bundle is not None),
             finalizers={key: plan.finalizer for key, plan in plans.items() if plan.finalizer is not None},

@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import Literal, TypeVar
 
 from kubebee.api.v1alpha1.status import CommonStatus
 from kubebee.errors import KubebeeError
@@ -30,6 +30,8 @@ _MESSAGE_CHARS = 1024
 _NAME_CHARS = 200
 
 EventType = Literal["Normal", "Warning"]
+_K = TypeVar("_K")
+_V = TypeVar("_V")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,7 @@ class PlannedEvent:
         key, uid: the resource it is about.
         time: RFC 3339, when it happened.
         node: where it happened, empty for what concerns all.
+        by_node: whether the node's loader told it as it happened; else it was read from a status.
     """
 
     name: str
@@ -51,6 +54,7 @@ class PlannedEvent:
     message: str
     time: str
     node: str = ""
+    by_node: bool = False
 
 
 def rollout_events(candidate: Candidate, status: CommonStatus, now: datetime) -> list[PlannedEvent]:
@@ -108,19 +112,24 @@ def refusal_event(candidate: Candidate, error: KubebeeError, now: datetime) -> l
 
 
 class Told:
-    """Names of the latest Events: a status that waits to be written is planned more than once."""
+    """The latest Events: a status that waits to be written is planned more than once.
+
+    A failure of a node is told by its loader and read from its status: only the first of the two is an Event.
+    """
 
     def __init__(self) -> None:
         self._names: dict[str, None] = {}
+        self._by_node: dict[tuple[str, str, str, str], bool] = {}
 
-    def first(self, name: str) -> bool:
-        """Whether this Event was not asked for before."""
-        if name in self._names:
+    def first(self, event: PlannedEvent) -> bool:
+        """Whether this Event was not asked for before, and nobody else tells the same."""
+        if event.name in self._names:
             return False
-        self._names[name] = None
-        if len(self._names) > REMEMBERED:
-            del self._names[next(iter(self._names))]
-        return True
+        _remember(self._names, event.name, None)
+        content = (event.uid, event.reason, event.message, event.node)
+        if content not in self._by_node:
+            _remember(self._by_node, content, event.by_node)
+        return self._by_node[content] == event.by_node
 
 
 class NodeNews:
@@ -155,7 +164,8 @@ class NodeNews:
             if self._told[kind] <= MOST_OF_A_KIND:
                 type_: EventType = "Warning" if each.type == "Warning" else "Normal"
                 message = f"{node}: {each.message.removeprefix(f'{node}: ')}"
-                events.append(_event(candidate, type_, each.reason, message, each.time, node, each.time))
+                event = _event(candidate, type_, each.reason, message, each.time, node, each.time)
+                events.append(replace(event, by_node=True))
         self._waiting.clear()
         return events
 
@@ -171,6 +181,13 @@ def _event(
     message = message if len(message) <= _MESSAGE_CHARS else f"{message[: _MESSAGE_CHARS - 1]}…"
     name = _name(candidate.key, [candidate.uid, reason, message, node, mark])
     return PlannedEvent(name, candidate.key, candidate.uid, type_, reason, message, time, node)
+
+
+def _remember(known: dict[_K, _V], key: _K, value: _V) -> None:
+    """Add an entry, and forget the oldest one of too many."""
+    known[key] = value
+    if len(known) > REMEMBERED:
+        del known[next(iter(known))]
 
 
 def _name(key: ResourceKey, parts: Sequence[str]) -> str:
