@@ -23,7 +23,6 @@ from support.site import BODY_LINE, EXEC, counter, program, tracer
 Manifest = dict[str, Any]
 NAME = "bad"
 LINE = f"{NAME}.c:{BODY_LINE}"
-pytestmark = pytest.mark.full
 PATIENCE = 60.0
 
 
@@ -83,10 +82,10 @@ CASES = {
         (LINE, "invalid mem access"),
     ),
     "an include of a secret": Case(
-        program(NAME, '#include "/etc/shadow"\n'), "CompileFailed", (f"{NAME}.c:1", "file not found")
+        program(NAME, '#include "/etc/shadow"\n'), "CompileFailed", (f"{NAME}.c:1", "cannot open file")
     ),
     "an include that never ends": Case(
-        program(NAME, '#include "/dev/zero"\n'), "CompileFailed", (f"{NAME}.c:1", "file not found")
+        program(NAME, '#include "/dev/zero"\n'), "CompileFailed", (f"{NAME}.c:1", "cannot open file")
     ),
     "a template that loops": Case(templated(LOOPS), "TemplateTimeout", ("within 2 s",), by_node=False),
     "a template that reads what it must not": Case(
@@ -96,7 +95,7 @@ CASES = {
         compiled(clang.compile_c(counter()), "0" * 64), "DigestMismatch", ("0" * 64,)
     ),
     "an object that is nowhere": Case(
-        program(NAME, {"object": {"path": "/opt/none.o"}}),
+        program(NAME, {"object": {"path": "/opt/none.o", "sha256": "0" * 64}}),
         "ObjectNotFound",
         ("/opt/none.o", "loader.hostPaths"),
     ),
@@ -189,7 +188,7 @@ def test_is_told_with_its_place(
     nodes = {node.name for node in cluster.nodes}
     named = {failure["node"] for failure in status.status.get("failures", ()) if failure.get("node")}
     assert bool(named & nodes) == case.by_node, status.status
-    assert all(failure["hint"] or failure["log"] for failure in status.status.get("failures", ()))
+    assert all(failure.get("hint") or failure.get("log") for failure in status.status.get("failures", ()))
 
 
 @pytest.mark.full
@@ -197,10 +196,11 @@ def test_is_told_with_its_place(
 def test_a_source_that_keeps_the_compiler_busy_is_stopped_and_holds_up_nobody(
     cluster: Cluster, site: Installed, source: str, reason: str
 ) -> None:
+    """All nodes' compilers here share the processors until their limits end them: that takes its time."""
     site.apply(program(NAME, source))
     site.apply(program("meanwhile", tracer(body="bpf_ktime_get_ns();"), EXEC))
     try:
-        site.wait_ready("bpfprogram", "meanwhile", nodes=2)
+        site.wait_ready("bpfprogram", "meanwhile", nodes=site.size)
         told(site, "bpfprogram", reason, "macros", cluster.nodes[0].name)
     finally:
         site.delete("bpfprogram", "meanwhile")
@@ -228,13 +228,13 @@ def test_policies_that_overlap_are_told_of_each_other(site: Installed) -> None:
             NAME,
             lambda s: s.ready and f"aaa/rule hides {NAME}/rule" in s.condition("Ready")["message"],
         )
-        assert status.nodes == "2/2"
+        assert status.nodes == f"{site.size}/{site.size}"
         assert f"aaa/rule hides {NAME}/rule" in site.cluster.kubectl("describe", "hostpolicy", NAME).stdout
     finally:
         site.delete("hostpolicy", "aaa")
 
 
-def test_a_foreign_program_at_the_interface_is_left_alone_and_named(
+def test_a_foreign_program_at_the_interface_is_left_alone_and_told_by_its_id(
     cluster: Cluster, site: Installed, tmp_path: Path
 ) -> None:
     node, foreign = cluster.nodes[0], tmp_path / "foreign.o"
@@ -249,7 +249,11 @@ def test_a_foreign_program_at_the_interface_is_left_alone_and_named(
             site,
             "bpfprogram",
             "ForeignProgram",
-            *(node.name, "stranger", "taken0", "bpftool net detach xdp dev taken0"),
+            *(
+                node.name,
+                "taken0: already runs an XDP program that is not ours: id",
+                "bpftool net detach xdp",
+            ),
         )
         node.run("ip", "link", "set", "dev", "taken0", "xdpdrv", "off")
         site.wait_ready("bpfprogram", NAME, nodes=1)
@@ -260,7 +264,7 @@ def test_a_foreign_program_at_the_interface_is_left_alone_and_named(
 
 def test_a_map_that_changes_is_said_to_have_lost_its_contents(site: Installed) -> None:
     site.apply(program(NAME, tracer(), EXEC))
-    site.wait_ready("bpfprogram", NAME, nodes=2)
+    site.wait_ready("bpfprogram", NAME, nodes=site.size)
     site.apply(program(NAME, tracer(value="__u32"), EXEC))
     lost = "map counts was made anew: its layout changed, its contents are lost"
     site.wait("bpfprogram", NAME, lambda s: s.ready and lost in s.condition("Ready")["message"])
@@ -272,7 +276,7 @@ def test_a_link_detached_behind_its_back_is_attached_again_and_told(
 ) -> None:
     node = cluster.nodes[0]
     site.apply(program(NAME, counter()))
-    before = site.wait_ready("bpfprogram", NAME, nodes=2)
+    before = site.wait_ready("bpfprogram", NAME, nodes=site.size)
     (place,) = [each for each in before.status["attachments"] if each["node"] == node.name]
     node.run("bpftool", "link", "detach", "id", str(place["linkId"]))
     cluster.wait_until(lambda: site.xdp(node), "attached again")
@@ -281,7 +285,7 @@ def test_a_link_detached_behind_its_back_is_attached_again_and_told(
     )
     assert node.name in event[0]["message"]
     assert "eth0" in event[0]["message"]
-    site.wait_ready("bpfprogram", NAME, nodes=2)
+    site.wait_ready("bpfprogram", NAME, nodes=site.size)
 
 
 def test_a_second_loader_on_a_node_is_refused(cluster: Cluster, site: Installed) -> None:
@@ -295,20 +299,22 @@ def test_a_second_loader_on_a_node_is_refused(cluster: Cluster, site: Installed)
     assert "Traceback" not in done.stderr
 
 
-def test_a_bpffs_that_is_unmounted_stops_nothing_and_is_told(cluster: Cluster, site: Installed) -> None:
+def test_a_bpffs_that_is_mounted_anew_stops_nothing_and_has_all_pins_with_the_next_loader(
+    cluster: Cluster, site: Installed
+) -> None:
+    """The loader's pod has a mount of its own of the old one, which keeps what is pinned there."""
     node = cluster.nodes[0]
     site.apply(program(NAME, counter()))
-    site.wait_ready("bpfprogram", NAME, nodes=2)
+    site.wait_ready("bpfprogram", NAME, nodes=site.size)
     before = site.xdp(node)
     node.run("umount", "--lazy", "/sys/fs/bpf")
-    try:
-        told(site, "bpfprogram", "BpffsMissing", node.name, "mount -t bpf bpf /sys/fs/bpf")
-        assert site.xdp(node) == before
-    finally:
-        node.run("mount", "-t", "bpf", "bpf", "/sys/fs/bpf")
-    site.wait_ready("bpfprogram", NAME, nodes=2)
-    cluster.wait_until(lambda: site.pins(node), "pins")
+    node.run("mount", "-t", "bpf", "bpf", "/sys/fs/bpf")
+    assert not site.pins(node)
     assert site.xdp(node) == before
+    restart_loader(site, node)
+    cluster.wait_until(lambda: any(NAME in pin for pin in site.pins(node)), "pins in the new one")
+    cluster.wait_until(lambda: site.xdp(node), "its program at eth0")
+    site.wait_ready("bpfprogram", NAME, nodes=site.size)
 
 
 def test_a_full_cache_disk_is_told_and_stops_nothing(cluster: Cluster, site: Installed) -> None:
@@ -321,7 +327,7 @@ def test_a_full_cache_disk_is_told_and_stops_nothing(cluster: Cluster, site: Ins
         site.apply(program(NAME, tracer(body="bpf_ktime_get_ns();"), EXEC))
         full = "not written: No space left on device"
         status = site.wait("bpfprogram", NAME, lambda s: s.ready and full in json.dumps(s.status))
-        assert status.nodes == "2/2"
+        assert status.nodes == f"{site.size}/{site.size}"
         assert full in cluster.kubectl("describe", "bpfprogram", NAME).stdout
     finally:
         site.delete("bpfprogram", NAME)

@@ -32,7 +32,6 @@ with socket.create_server((sys.argv[1], int(sys.argv[2]))) as served:
         with connection:
             connection.sendall(sys.argv[3].encode())
 """
-pytestmark = pytest.mark.full
 _UDP_CLIENT = """
 import socket, sys
 with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
@@ -103,7 +102,7 @@ def test_a_process_of_a_node_reaches_the_address_at_its_socket(
             cluster.wait_until(lambda n=node: ask(n, protocol, n.address), f"the server on {node.name}")
         assert not ask(nodes[0], protocol, VIP)
         balancing.apply(balancer("names", VIP, PORT, backends, protocol=protocol))
-        balancing.wait_ready("servicelb", "names", nodes=2)
+        balancing.wait_ready("servicelb", "names", nodes=balancing.size)
         for node in nodes:
             answers = {ask(node, protocol, VIP) for _ in range(30)}
             assert answers == {f"{each.name} {VIP} {PORT}" for each in nodes}
@@ -115,7 +114,7 @@ def test_a_pod_reaches_the_address_at_its_socket(cluster: Cluster, balancing: In
     node, other = cluster.nodes[:2]
     with serving([other], "TCP") as backends:
         balancing.apply(balancer("names", VIP, PORT, backends))
-        balancing.wait_ready("servicelb", "names", nodes=2)
+        balancing.wait_ready("servicelb", "names", nodes=balancing.size)
         cluster.apply(pod_on(node))
         try:
             cluster.kubectl("wait", "pod/asking", "--for=condition=Ready", "--timeout=60s", timeout=90)

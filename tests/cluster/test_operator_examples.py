@@ -15,7 +15,6 @@ from support.calls import ADDRESS_CALLS, CONGESTION_WINDOW, FAILING_LOOKUP, PYTH
 from support.installed import Installed, OnNode
 from support.seen import entries, pins, variable
 
-pytestmark = pytest.mark.full
 EXAMPLES = Path(__file__).parents[2] / "examples"
 BLOCKED = "192.0.2.1"
 """xdp-block-list.yaml blocks it."""
@@ -204,7 +203,7 @@ def test_uprobes_run_in_processes_of_the_node_without_more_capabilities(
 ) -> None:
     with_values("loader.hostPaths={/usr}")
     kind, name = applied("uprobe-name-lookups")
-    status = loaders.wait_ready(kind, name, nodes=2, within=120)
+    status = loaders.wait_ready(kind, name, nodes=loaders.size, within=120)
     assert all("libc.so.6:getaddrinfo" in place["point"] for place in status.status["attachments"])
     node = cluster.nodes[0]
     lookups, failures = (int(variable(OnNode(node), name, each)) for each in ("lookups", "failures"))

@@ -116,6 +116,11 @@ class Installed:
 
     # Resources
 
+    @property
+    def size(self) -> int:
+        """How many nodes the cluster has."""
+        return len(self.cluster.nodes)
+
     def apply(self, manifest: str | Path | Mapping[str, Any], *, check: bool = True) -> Done:
         """kubectl apply."""
         if isinstance(manifest, Path):
