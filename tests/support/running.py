@@ -17,6 +17,8 @@ from typing import Any, Self, TypeVar
 
 import yaml
 
+from support import compiled
+
 KUBEBEE = str(Path(sys.executable).with_name("kubebee"))
 PATIENCE = float(os.environ.get("KUBEBEE_TEST_PATIENCE", "1"))
 """Times that everything may take longer here: under qemu a compiler needs seconds, not milliseconds."""
@@ -111,6 +113,7 @@ class Running:
         self.manifests = folder / "manifests"
         self.manifests.mkdir(parents=True, exist_ok=True)
         self.cache = folder / "cache"
+        compiled.seed(self.cache)
         self.log = folder / "log"
         self._options = list(options)
         self.process: subprocess.Popen[bytes] | None = None
@@ -130,6 +133,7 @@ class Running:
         self.process.send_signal(how)
         code = self.process.wait(20)
         self.process = None
+        compiled.harvest(self.cache)
         return code
 
     def kill(self) -> None:
