@@ -29,9 +29,6 @@ struct lb_tcp {
 	__be16 urgent;
 };
 
-/* A verdict: out again where it came in, with the tags that it had. The program's last step does it. */
-#define LB_SENT_BACK 0x60000
-
 /* A packet that may be answered: to this host alone, from one host. */
 static __always_inline bool lb_reply_to(struct kb_ctx *ctx, lb_ip *ip)
 {
@@ -50,7 +47,9 @@ static __always_inline int lb_turn_round(struct kb_ctx *ctx)
 		return KB_DROPPED;
 	__builtin_memcpy(back, macs + ETH_ALEN, ETH_ALEN);
 	__builtin_memcpy(back + ETH_ALEN, macs, ETH_ALEN);
-	return kb_ctx_store(ctx, 0, back, sizeof(back)) ? LB_SENT_BACK : KB_DROPPED;
+	if (!kb_ctx_store(ctx, 0, back, sizeof(back)))
+		return KB_DROPPED;
+	return kb_ctx_send(ctx, kb_ctx_ifindex(ctx));
 }
 
 /*
@@ -179,7 +178,6 @@ static __noinline int lb_icmp_error(struct kb_ctx *ctx, __u16 what, __u16 mtu)
 #define LB_REPLY_TOO_LONG 0x30000 /* and the length that fits, in the lower 16 bits */
 #define LB_LATER_FRAGMENT 0x40000 /* nothing is sent back: as little room there is for it */
 #define LB_TUNNELLED 0x50000 /* likewise */
-#define LB_UNREAD 0x70000 /* no packet of our family: it may have tags */
 
 /* The packet, not changed yet, is too long for the way: tells its sender how long it may be. */
 static __always_inline int lb_drop_too_long(__u32 mtu)
@@ -198,7 +196,7 @@ static __always_inline int lb_refuse(__u8 protocol)
 /* The last step of each program. */
 static __always_inline int lb_reply(struct kb_ctx *ctx, int verdict)
 {
-	if (verdict < LB_REPLY_RESET || verdict >= LB_SENT_BACK)
+	if (verdict < LB_REPLY_RESET)
 		return verdict;
 	if (!kb_ctx_has_offsets()) /* cannot be: nobody asks for a reply then; verifiers of Linux 5.10 don't see that */
 		return KB_CONTINUE;

@@ -131,6 +131,8 @@ static __always_inline int lb_tunnel_end(struct kb_ctx *ctx, const struct lb_tun
 		return KB_CONTINUE;
 	if (!lb_tunnel_open(ctx, tunnel->len))
 		return kb_drop(KB_DROP_TRUNCATED);
+	if (!kb_ctx_has_offsets()) /* said once more: verifiers don't see that there is no mark then */
+		return 0;
 	return marked && !lb_tunnel_mark(ctx, ecn) ? kb_drop(KB_DROP_TRUNCATED) : 0;
 }
 
@@ -215,7 +217,7 @@ static __noinline int lb_decapsulate(struct kb_ctx *ctx)
 		return verdict;
 	if (as_it_is)
 		return KB_UP;
-	if (fragment)
+	if (fragment && kb_ctx_has_offsets())
 		return lb_fragment_readdress(ctx, fragment, 0) ? KB_UP : kb_drop(KB_DROP_TRUNCATED);
 	if (!lb_read(ctx, &packet, &l4))
 		return kb_drop(KB_DROP_TRUNCATED);

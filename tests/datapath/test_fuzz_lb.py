@@ -126,8 +126,6 @@ class Model:
 
     def check(self, frame: bytes, verdict: int, out: bytes) -> bool:
         packet = read(frame)
-        if isinstance(packet, Ipv4) and packet.at > 14 and self.hook is XDP:
-            return self._tagged(frame, frame[12 : packet.at - 2], verdict, out)
         unchanged = verdict == CONTINUE and out == frame
         if isinstance(packet, Ipv4) and packet.at == 14 and packet.protocol == IPIP:
             expected = None if packet.more or packet.offset else self._decapsulated(frame, packet)
@@ -152,14 +150,6 @@ class Model:
         if key not in SNAT | DSR | {EMPTY}:
             return unchanged
         return self._balanced(key, frame, packet, verdict, out)
-
-    def _tagged(self, frame: bytes, tags: bytes, verdict: int, out: bytes) -> bool:
-        """As without tags; what stays or goes back has them again."""
-        stays = verdict in (CONTINUE, self.hook.up) or out[:12] == frame[6:12] + frame[0:6]
-        if verdict != self.hook.dropped and (out[12 : 12 + len(tags)] == tags) != stays:
-            return False
-        bare = out[:12] + out[12 + len(tags) :] if stays else out
-        return self.check(frame[:12] + frame[12 + len(tags) :], verdict, bare)
 
     def _decapsulated(self, frame: bytes, outer: Ipv4) -> bytes | None:
         """What a tunnel's packet becomes; None: it goes on as it is; b"": it is dropped."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from scapy.layers.inet import IP, TCP, UDP, IPOption_Router_Alert
-from scapy.layers.l2 import Ether
+from scapy.layers.l2 import Dot1Q, Ether
 from scapy.packet import Raw
 
 from kubebee.lb.model import Forwarding, LbConfig, Protocol, parse_address
@@ -98,11 +98,12 @@ def test_the_outer_source_is_spread_over_its_prefix_by_flow(hook: Hook) -> None:
         ETHER / IP(src=CLIENT, dst="192.0.2.11") / TCP(dport=80),
         ETHER / IP(src=CLIENT, dst=VIP) / UDP(dport=80),
         ETHER / IP(src=CLIENT, dst=VIP, proto=47) / Raw(bytes(20)),
+        ETHER / Dot1Q(vlan=7) / IP(src=CLIENT, dst=VIP) / TCP(dport=80),
         ETHER / IP(src=CLIENT, dst="192.0.2.11", frag=100) / UDP(dport=80),
         Ether(type=0x86DD) / Raw(bytes(60)),
         Ether(type=0x0806) / Raw(bytes(28)),
     ],
-    ids=["other port", "other address", "other protocol", "GRE", "another's fragment", "IPv6", "ARP"],
+    ids=["other port", "other address", "other protocol", "GRE", "VLAN", "another's fragment", "IPv6", "ARP"],
 )
 def test_what_is_not_for_a_frontend_goes_on_untouched(lb: Balancer, packet: Ether) -> None:
     run = lb.send(packet)
