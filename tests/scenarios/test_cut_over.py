@@ -18,6 +18,7 @@ from kubebee.bpf.map import Map
 from lab import BACKENDS, VIP, Lab
 from lab.netns import Namespace
 from support import kube_proxy
+from support.node_agent import served
 from support.running import Running, wait_for
 from support.services import endpoint_slice, service
 
@@ -171,6 +172,33 @@ def _theirs(lab: Lab) -> list[str]:
     """Lines of kube-proxy's rules, by either mode."""
     text = kube_proxy.rules(lab.node.network)
     return [line for line in text.splitlines() if "table ip kube-proxy" in line or "KUBE-S" in line]
+
+
+@pytest.mark.skipif(not kube_proxy.PROGRAM, reason="KUBEBEE_KUBE_PROXY does not name a kube-proxy")
+@pytest.mark.parametrize("mode", ["nftables", "iptables"])
+def test_the_real_kube_proxy_is_taken_over_from(
+    lab: Lab, running: Running, tmp_path: Path, mode: str
+) -> None:
+    with served(lab) as api, contextlib.ExitStack() as stack:
+        documents = (SERVICE, ENDPOINTS)
+        api.put(*(one | {"metadata": one["metadata"] | {"uid": "1"}} for one in documents))
+        proxy = stack.enter_context(contextlib.ExitStack())
+        proxy.enter_context(kube_proxy.real(lab, api, tmp_path, mode))
+        load = stack.enter_context(Load(lab.client))
+        assert set(load.first) == set(BACKENDS)
+        running.apply(balancer())
+        running.wait_ready("ServiceLB", "cluster")
+        wait_for("it has taken over", lambda: said(running, "CutOver"))
+        load.again()
+        assert flows(lab) == 0
+        with Load(lab.client, 10, 10) as new:
+            new.again()
+            assert flows(lab) == 20
+            proxy.close()
+            wait_for("its rules are removed", lambda: said(running, "KubeProxyRulesRemoved"))
+            assert not _theirs(lab)
+            for each in (load, new):
+                each.again()
 
 
 def test_connections_that_begin_while_it_takes_over_are_not_broken(lab: Lab, running: Running) -> None:

@@ -1,15 +1,25 @@
-"""A node with kube-proxy: rules of the shape that its modes nftables and iptables write, and its port."""
+"""A node with kube-proxy: rules of the shape that its modes nftables and iptables write, or the real one."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
+import yaml
+
+from lab import NODE, Lab
 from lab.netns import Namespace
+from support.api_server import ApiServer
+from support.node_agent import NODE_NAME
+from support.running import wait_for
 
 HEALTHZ = 10256
+PROGRAM = os.environ.get("KUBEBEE_KUBE_PROXY", "")
+"""Path of the real one, as `make cluster` builds it below .build/cluster."""
 Served = Mapping[tuple[str, str, int], Sequence[str]]
 """By address, protocol and port: the endpoints, as address:port."""
 
@@ -98,3 +108,42 @@ def _restore(node: Namespace, program: str, text: str) -> None:
 def _feed(node: Namespace, argv: Sequence[str], text: str) -> None:
     done = subprocess.run(node.command(argv), input=text, text=True, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@contextlib.contextmanager
+def real(lab: Lab, api: ApiServer, folder: Path, mode: str) -> Iterator[None]:
+    """`PROGRAM` on the lab's node, until the block ends; its rules stay, as those of a killed one do.
+
+    Args:
+        lab: where.
+        api: has its Services; the Node is added here.
+        folder: for its configuration and log.
+        mode: nftables or iptables.
+    """
+    metadata = {"name": NODE_NAME, "uid": "1", "creationTimestamp": "2026-01-01T00:00:00Z"}
+    addresses = [{"type": "InternalIP", "address": NODE}]
+    api.put({"kind": "Node", "metadata": metadata, "status": {"addresses": addresses}})
+    kubeconfig, config, log = (
+        folder / name for name in ("kube-proxy.kubeconfig", "kube-proxy.yaml", "log.kp")
+    )
+    kubeconfig.write_text(api.kubeconfig())
+    json = "application/json"
+    settings = {
+        "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
+        "kind": "KubeProxyConfiguration",
+        "mode": mode,
+        "clientConnection": {"kubeconfig": str(kubeconfig), "contentType": json, "acceptContentTypes": json},
+        "hostnameOverride": NODE_NAME,
+        # These are the machine's, not the node's alone.
+        "conntrack": {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
+    }
+    config.write_text(yaml.safe_dump(settings))
+    with log.open("w") as out:
+        argv = lab.node_command([PROGRAM, f"--config={config}", "--v=2"])
+        process = subprocess.Popen(argv, stdout=out, stderr=out)
+    try:
+        wait_for("kube-proxy serves", lambda: log.read_text().count("SyncProxyRules complete") >= 2)
+        yield
+    finally:
+        process.kill()
+        process.wait()
