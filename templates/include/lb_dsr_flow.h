@@ -17,7 +17,7 @@ struct kb_lb_dsr_flow {
 	__u32 backend;
 	__u32 hash; /* finds its slot */
 	__u32 frontend; /* id */
-	__u16 flags; /* enum lb_flow_flags; SEEN: more than a SYN came */
+	__u16 flags; /* enum lb_flow_flags; SEEN: more than the packet that made it came */
 	__u16 pad;
 };
 

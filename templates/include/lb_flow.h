@@ -20,6 +20,7 @@ enum lb_flow_flags {
 	LB_FLOW_FIN = 1 << 0, /* this side has sent FIN */
 	LB_FLOW_RST = 1 << 1,
 	LB_FLOW_SEEN = 1 << 2, /* on the reverse entry: the backend has answered */
+	LB_FLOW_OLDER = 1 << 3, /* under DSR: made by a packet that opened nothing */
 };
 
 /* Client to VIP. */

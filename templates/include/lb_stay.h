@@ -121,7 +121,7 @@ static __noinline int lb_stay(const struct kb_lb_frontend *frontend, __u32 hash,
 			return 0;
 		choice->id = without.id;
 		choice->backend = without.backend;
-		lb_stay_note(scratch, frontend, without.id, hash, lb_flow_sees(tcp_flags) | LB_FLOW_SEEN);
+		lb_stay_note(scratch, frontend, without.id, hash, lb_flow_sees(tcp_flags) | LB_FLOW_OLDER);
 		return 0;
 	}
 	if (!choice->backend)

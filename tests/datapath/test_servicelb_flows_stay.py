@@ -349,6 +349,22 @@ def test_a_full_flow_table_moves_nobody_and_refuses_who_could_not_stay() -> None
         assert traffic.moved() == []
 
 
+def test_a_flood_of_packets_that_open_nothing_leaves_a_short_table_soon() -> None:
+    with balancer(kb_lb_dsr_flow=64) as lb:
+        serve(lb, ten())
+        traffic = Traffic(lb)
+        traffic.open(clients(100))
+        serve(lb, ten(3))
+        its = traffic.to("10.0.0.3")
+        assert traffic.moved(its) == []
+        assert traffic.moved(its) == []
+        traffic.send("A", clients(500, seed=1))
+        assert len(entries(lb)) > 32
+        lb.collect(after_seconds=65)
+        assert len(entries(lb)) == len(its)
+        assert traffic.moved(its) == []
+
+
 def test_when_room_gets_short_slots_settle_sooner() -> None:
     with balancer(kb_lb_dsr_flow=64) as lb:
         serve(lb, ten())
@@ -358,7 +374,7 @@ def test_when_room_gets_short_slots_settle_sooner() -> None:
         traffic.moved(list(traffic.live)[:1000])
         lb.collect(after_seconds=1300)
         lb.collect(after_seconds=1300)
-        assert not lb.state.served[ten().key].moving.named  # type: ignore[union-attr]
+        assert lb.state.served[ten().key].moving is None
         assert "" not in traffic.send("S", clients(500, seed=1))
 
 

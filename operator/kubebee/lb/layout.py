@@ -92,6 +92,7 @@ class FlowFlag(IntFlag):
     FIN = 1
     RST = 2
     SEEN = 4
+    OLDER = 8
 
 
 class DevFlag(IntFlag):

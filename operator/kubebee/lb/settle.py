@@ -26,7 +26,7 @@ class DsrTimeouts:
             silent for longer goes with the table. As with SNAT, above the two hours of TCP keepalive.
         established_short_of_room: that instead, while what is kept takes more than half of the flow table, or
             three quarters of the numbers of backends or of the rows for tables.
-        opening: only SYNs came.
+        opening: only SYNs came; or, short of room, a single packet of what may be an older connection.
         closing: the client has sent FIN; until the backend has too it may still acknowledge.
         reset: it has sent RST.
     """
@@ -37,13 +37,19 @@ class DsrTimeouts:
     closing: int = 120
     reset: int = 10
 
-    def of(self, flags: int) -> int:
-        """Of a connection, by its flags."""
+    def of(self, flags: int, *, short: bool) -> int:
+        """Of a connection, by its flags.
+
+        Who sent but one packet since the slot changed may be nobody's client: no flood of those must keep the
+        flow table full.
+        """
         if flags & FlowFlag.RST:
             return self.reset
         if flags & FlowFlag.FIN:
             return self.closing
-        return self.established if flags & FlowFlag.SEEN else self.opening
+        if flags & FlowFlag.SEEN or (flags & FlowFlag.OLDER and not short):
+            return self.established
+        return self.opening
 
 
 class _Entry(NamedTuple):
@@ -88,18 +94,19 @@ def settle(
     flows = maps[state.family.dsr_flows]
     useless: list[bytes] = []
     by_frontend: defaultdict[int, list[_Entry]] = defaultdict(list)
-    for entry, value in _read(flows):
+    found = list(_read(flows))
+    short = state.short_of_room or 2 * len(found) > flows.info.max_entries
+    for entry, value in found:
         _, backend, flow_hash, frontend, flags = value
         if backend in drained:
             report.drained += 1
             useless.append(entry)
-        elif now_ns - value[0] > timeouts.of(flags) * _SECOND:
+        elif now_ns - value[0] > timeouts.of(flags, short=short) * _SECOND:
             report.expired += 1
             useless.append(entry)
         else:
             report.live += 1
             by_frontend[frontend].append(_Entry(entry, flow_hash, backend))
-    short = state.short_of_room or 2 * report.live > flows.info.max_entries
     idle = timeouts.established_short_of_room if short else timeouts.established
     moved_by = now_ns // _SECOND - idle
     for key, served in state.served.items():

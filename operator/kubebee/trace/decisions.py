@@ -21,6 +21,7 @@ from kubebee.trace.private import ipv4_twin
 from kubebee.trace.rehearsal import Entry, Rehearsal, StageRun
 
 _SENT = frozenset({"TX", "REDIRECT"})
+_OPEN = FlowFlag.SEEN | FlowFlag.OLDER
 _LOST = frozenset({"DROP", "ABORTED"})
 
 
@@ -209,7 +210,7 @@ def decide(
         ending=ending,
         decided_by=next((stage for stage in run.stages if stage.verdict not in ("", WENT_ON)), None),
         # A full flow table takes no entry: then all go there.
-        by_table_before=moved and all(flow.flags & FlowFlag.SEEN for flow in made),
+        by_table_before=moved and all(flow.flags & FlowFlag.OLDER for flow in made),
         disagrees=not explained and not moved and pick is not None and chosen != pick.number,
     )
 
@@ -224,7 +225,7 @@ def _connection(found: Sequence[Entry], flow: Flow) -> Connection | None:
     if raw := by_table.get(IPV4.dsr_flows):
         known = DsrFlow.unpack(raw)
         frontend = FrontendKey(flow.destination, flow.destination_port, Protocol(flow.protocol))
-        state = state_of(flow.protocol, known.flags, known.flags & FlowFlag.SEEN)
+        state = state_of(flow.protocol, known.flags, FlowFlag.SEEN if known.flags & _OPEN else 0)
         return Connection(False, frontend, (flow.source, flow.source_port), known.backend, state, direct=True)
     if raw := by_table.get("kb_lb_rev"):
         back = Reverse.unpack(raw)
