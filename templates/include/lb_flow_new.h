@@ -76,17 +76,24 @@ static __always_inline bool lb_port_serves(const struct LB_V(kb_lb_flow) *flow, 
 	return bpf_map_lookup_elem(&LB_V(kb_lb_fe), &key);
 }
 
-/* The address of the interface that leads to the backend: its answers find back by that one, whatever others there are. */
+/*
+ * The address of the interface that leads to the backend: its answers find back by that one, whatever others there are.
+ * Where users chose others, one of those: each has all ports of the range, and the choice between them comes before the
+ * tries for a port, as the verifier has no room for one in each.
+ */
 static __always_inline void lb_snat_source(lb_addr *source, const struct kb_lb_config *config,
-					   const struct LB_V(kb_lb_backend) *backend)
+					   const struct LB_V(kb_lb_backend) *backend, __u32 hash)
 {
+	/* Flows of one client differ in few bits of the hash: all of them count. */
+	__u32 place = ((hash ^ hash >> 16) * LB_PORT_STEP) >> 16;
 	const lb_addr none = {};
 	const struct kb_lb_dev *dev = NULL;
 
 	if (backend->flags & LB_BE_NEXT_HOP)
 		dev = bpf_map_lookup_elem(&kb_lb_devs, &backend->ifindex);
-	*source = dev && !LB_V(lb_same)(&dev->LB_V(snat_source), &none) ? dev->LB_V(snat_source)
-									 : config->LB_V(snat_source);
+	*source = dev && !LB_V(lb_same)(&dev->LB_V(snat_source), &none)
+			  ? dev->LB_V(snat_source)
+			  : config->LB_V(snat_source)[place & (LB_SNAT_SOURCES - 1)];
 }
 
 /* The flow that lb_flow_create() made last. */
@@ -117,7 +124,7 @@ static __noinline int lb_flow_create(const struct LB_V(kb_lb_flow_key) *key, con
 	if (keep_client)
 		made->flow.nat_address = key->saddr;
 	else
-		lb_snat_source(&made->flow.nat_address, config, choice->backend);
+		lb_snat_source(&made->flow.nat_address, config, choice->backend, hash);
 
 	__builtin_memset(&made->reverse, 0, sizeof(made->reverse));
 	made->reverse.seen = made->flow.seen;

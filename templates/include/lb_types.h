@@ -109,15 +109,19 @@ struct kb_lb_backend6 {
 	__u8 pad[20];
 };
 
+/* Places for source addresses towards SNAT backends, all taken: fewer addresses have several each. */
+#define LB_SNAT_SOURCES 16
+
 struct kb_lb_config {
+	__u64 hash_seed;
 	__be32 encap_source;
 	__be32 encap_host_mask; /* bits of encap_source that are filled from the flow's hash */
-	__be32 snat_source;
 	__u16 snat_first; /* host order */
 	__u16 snat_ports;
-	__u64 hash_seed;
+	__be32 snat_source[LB_SNAT_SOURCES];
 	struct kb_lb_address6 encap_source6;
-	struct kb_lb_address6 snat_source6;
+	struct kb_lb_address6 snat_source6[LB_SNAT_SOURCES];
+	__u32 pad;
 };
 
 enum lb_dev_flags {

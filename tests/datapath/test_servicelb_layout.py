@@ -69,6 +69,8 @@ def as_c(btf: Btf, struct: str, data: bytes) -> dict[str, Decoded]:
 
 
 def plain(value: Decoded) -> Decoded:
+    if isinstance(value, list):
+        return [plain(each) for each in value]
     if isinstance(value, dict) and value.keys() == {"words"}:
         assert isinstance(value["words"], list)
         return format_address(b"".join(parse_address(str(word)) for word in value["words"]))
@@ -105,18 +107,25 @@ def test_backends(btf: Btf, family: Case) -> None:
 def test_settings(btf: Btf) -> None:
     (a, b), (a6, b6) = IPV4.addresses, IPV6.addresses
     config = LbConfig(
-        encap_source=b, encap_prefix=16, snat_address=a, encap_source6=b6, snat_address6=a6, hash_seed=5
+        encap_source=b,
+        encap_prefix=16,
+        snat_address=a,
+        snat_others=(b, a),
+        encap_source6=b6,
+        snat_address6=a6,
+        hash_seed=5,
     )
+    one, two = IPV4.one, IPV4.two
     assert len(layout.pack_config(config)) == layout.CONFIG_BYTES
     assert as_c(btf, "kb_lb_config", layout.pack_config(config)) == {
         "encap_source": "10.9.0.0",
         "encap_host_mask": "0.0.255.255",
-        "snat_source": IPV4.one,
+        "snat_source": [one, two, one] * 5 + [one],
         "snat_first": 61000,
         "snat_ports": 4536,
         "hash_seed": 5,
         "encap_source6": IPV6.two,
-        "snat_source6": IPV6.one,
+        "snat_source6": [IPV6.one] * 16,
     }
 
 

@@ -252,6 +252,22 @@ def test_ports_that_run_out_fail_fast_and_take_no_live_flow(hook: Hook) -> None:
         ] * 4
 
 
+def test_several_source_addresses_have_all_ports_each_and_answers_to_all_are_known(hook: Hook) -> None:
+    sources = (NODE, "10.0.0.2", "10.0.0.3")
+    config = LbConfig(snat_port_first=61000, snat_port_last=61001).with_sources(
+        list(map(parse_address, sources)), []
+    )
+    with balancer(hook) as lb:
+        lb.serve(frontend(f"{BACKEND}:8080"), config=config)
+        runs = [lb.send(request(sport=sport)) for sport in range(30000, 30200)]
+        sent = [run for run in runs if run.retval == lb.hook.sent]
+        places = {(Ether(run.data)[IP].src, nat_port(run.data)) for run in sent}
+        assert places == {(source, port) for source in sources for port in (61000, 61001)}
+        assert len(sent) == len(places)
+        answers = {FlowKey.unpack(key)[1:4] for key in lb.maps["kb_lb_rev"].keys()}  # noqa: SIM118
+        assert answers == {(parse_address(source), 8080, port) for source, port in places}
+
+
 @pytest.mark.parametrize("full", ["kb_lb_flow", "kb_lb_rev"])
 def test_a_full_table_leaves_no_half_of_a_flow(hook: Hook, full: str) -> None:
     with balancer(hook, **{full: 4}) as lb:

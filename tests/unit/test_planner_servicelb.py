@@ -13,6 +13,7 @@ from kubebee.api.v1alpha1.servicelb import ServiceLB, SessionAffinity
 from kubebee.errors import KubebeeError
 from kubebee.lb.features import Features
 from kubebee.lb.model import parse_address
+from kubebee.loader.data import with_own_sources
 from kubebee.planner.declared import Declared
 from kubebee.planner.frontends import Balanced
 from kubebee.planner.plan import ResourceKey
@@ -175,12 +176,8 @@ def test_an_ipv6_frontend_brings_its_maps_and_code() -> None:
     [
         (six("10.0.0.1"), "of another family than its frontend"),
         (six("2001:db8:1::1", address="192.0.2.1"), "of another family than its frontend"),
-        (
-            six("2001:db8:1::1", snat={"addresses": ["2001:db8::8", "2001:db8::9"]}),
-            "one SNAT address a family",
-        ),
     ],
-    ids=["IPv4 behind IPv6", "IPv6 behind IPv4", "two addresses"],
+    ids=["IPv4 behind IPv6", "IPv6 behind IPv4"],
 )
 def test_mixed_families_are_refused_by_name(resource: ServiceLB, says: str) -> None:
     with pytest.raises(KubebeeError, match=says):
@@ -332,6 +329,32 @@ def test_of_the_limits_of_a_nodes_resources_the_largest_of_each_counts() -> None
     assert made.fixed_sizes == {"kb_lb_flow", "kb_lb_rev", "kb_lb_slots"}
     assert (made.map_sizes["kb_lb_flow"], made.map_sizes["kb_lb_slots"]) == (4096, 32)
     assert made.map_sizes["kb_lb_be"] >= 16384
+
+
+SOURCES = ["10.0.0.1", "10.0.0.2", "2001:db8::1", "10.0.0.2"]
+
+
+@pytest.mark.parametrize(
+    ("own", "kept", "kept6", "said"),
+    [
+        (["10.0.0.1", "10.0.0.2", "2001:db8::1"], ["10.0.0.1", "10.0.0.2"], ["2001:db8::1"], ""),
+        (["10.0.0.2", "10.9.9.9"], ["10.0.0.2"], [], "this node has none of 2001:db8::1; its own IPv6"),
+        (["2001:db8::1"], [], ["2001:db8::1"], "this node has none of 10.0.0.1, 10.0.0.2; its own IPv4"),
+    ],
+)
+def test_of_snat_addresses_a_node_uses_those_that_it_has(
+    own: list[str], kept: list[str], kept6: list[str], said: str
+) -> None:
+    resource = load_balancer({"snat": {"addresses": SOURCES}})
+    prepared = Balanced.of(resource)
+    declared = Declared(ResourceKey("ServiceLB", "it"), resource, 1, "2026-01-01T00:00:00Z", prepared)
+    made = unit([(Served(declared, resource.spec, prepared), None)], Text(), lambda *_: None).unit
+    assert made is not None
+    bounded, notes = with_own_sources(made, [parse_address(address) for address in own])
+    assert list(bounded.config.snat_sources) == [parse_address(address) for address in kept]
+    assert list(bounded.config.snat_sources6) == [parse_address(address) for address in kept6]
+    assert said in "".join(notes)
+    assert bool(notes) is bool(said)
 
 
 def load_balancer(spec: dict[str, Any]) -> ServiceLB:

@@ -7,7 +7,7 @@ everything else in the machine's.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import IntFlag
 from typing import NamedTuple
 
@@ -28,9 +28,9 @@ _FRONTEND_KEYS = _by_family(">4sHBx", ">16sHBx")
 _FRONTEND = struct.Struct("=IIIIIIIH2x")
 _ENDPOINTS = _by_family(">4sH", ">16sH")
 _BACKEND_REST = struct.Struct("=HII12sHH")
-_CONFIG_ADDRESSES = struct.Struct(">II4s")
-_CONFIG_IPV6 = struct.Struct(">16s16s")
-_CONFIG_REST = struct.Struct("=HHQ")
+_CONFIG_SEED = struct.Struct("=Q")
+_CONFIG_ENCAP = struct.Struct(">II")
+_CONFIG_PORTS = struct.Struct("=HH")
 _DEVICE = struct.Struct("=I4s16s")
 _STAT = struct.Struct("=QQQ")
 _FLOW_KEYS = _by_family(">4s4sHHB3x", ">16s16sHHB3x")
@@ -50,7 +50,9 @@ KEY_BYTES = {length: key.size for length, key in _FRONTEND_KEYS.items()}
 """Of a frontend's key, by length of an address; so the others."""
 BACKEND_BYTES = {4: 32, 16: 64}
 SOURCE_BYTES = {length: source.size for length, source in _SOURCES.items()}
-CONFIG_BYTES = _CONFIG_ADDRESSES.size + _CONFIG_REST.size + _CONFIG_IPV6.size
+SNAT_SOURCES = 16
+"""LB_SNAT_SOURCES: places for source addresses of a family."""
+CONFIG_BYTES = 360
 _IPV4_KEY_BYTES, _IPV4_FLOW_KEY_BYTES, _IPV4_FLOW_BYTES, _IPV4_REVERSE_BYTES = KEY_BYTES[4], 16, 24, 32
 
 
@@ -369,10 +371,22 @@ def pack_config(config: LbConfig) -> bytes:
     source = int.from_bytes(config.encap_source or config.snat_address)
     host_mask = 0xFFFFFFFF >> config.encap_prefix
     ports = config.snat_port_last - config.snat_port_first + 1
-    addresses = _CONFIG_ADDRESSES.pack(source & ~host_mask, host_mask, config.snat_address)
-    rest = _CONFIG_REST.pack(config.snat_port_first, ports, config.hash_seed)
-    ipv6 = _CONFIG_IPV6.pack(config.encap_source6 or config.snat_address6, config.snat_address6)
-    return addresses + rest + ipv6
+    parts = (
+        _CONFIG_SEED.pack(config.hash_seed),
+        _CONFIG_ENCAP.pack(source & ~host_mask, host_mask),
+        _CONFIG_PORTS.pack(config.snat_port_first, ports),
+        _spread(config.snat_sources, 4),
+        (config.encap_source6 or config.snat_address6).ljust(16, b"\0"),
+        _spread(config.snat_sources6, 16),
+    )
+    return b"".join(parts).ljust(CONFIG_BYTES, b"\0")
+
+
+def _spread(sources: Sequence[bytes], length: int) -> bytes:
+    """A place after the other, as evenly as they can be."""
+    if not sources:
+        return bytes(SNAT_SOURCES * length)
+    return b"".join(sources[place % len(sources)] for place in range(SNAT_SOURCES))
 
 
 def pack_device(flags: int, source: bytes, source6: bytes) -> bytes:
@@ -382,7 +396,7 @@ def pack_device(flags: int, source: bytes, source6: bytes) -> bytes:
 
 def hash_seed(config: bytes) -> int:
     """Read the seed of flow hashes in the settings map's value."""
-    return int(_CONFIG_REST.unpack_from(config, _CONFIG_ADDRESSES.size)[2])
+    return int(_CONFIG_SEED.unpack_from(config)[0])
 
 
 def flow_keys(keys: bytes, address_bytes: int) -> Iterator[tuple[bytes, bytes, int, int, int]]:

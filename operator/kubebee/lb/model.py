@@ -8,8 +8,8 @@ cost more memory than the maps themselves.
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from enum import IntEnum, StrEnum
 from typing import NamedTuple
 
@@ -180,6 +180,7 @@ class LbConfig:
             that receivers spread the tunnel over their queues.
         snat_address: source address towards SNAT backends; b"" = SNAT is refused.
         encap_source6, snat_address6: the same for IPv6; the outer source is spread by the flow label instead.
+        snat_others, snat_others6: further source addresses; flows are spread over all.
         snat_port_first, snat_port_last: inclusive range of source ports; keep it out of
             net.ipv4.ip_local_port_range, whose default ends at 60999.
         hash_seed: the same on all nodes that announce one VIP, so that they agree on a flow's backend.
@@ -190,9 +191,33 @@ class LbConfig:
     snat_address: bytes = b""
     encap_source6: bytes = b""
     snat_address6: bytes = b""
+    snat_others: tuple[bytes, ...] = ()
+    snat_others6: tuple[bytes, ...] = ()
     snat_port_first: int = 61000
     snat_port_last: int = 65535
     hash_seed: int = 0x6B62
+
+    @property
+    def snat_sources(self) -> tuple[bytes, ...]:
+        """All source addresses of IPv4."""
+        return (self.snat_address, *self.snat_others) if self.snat_address else ()
+
+    @property
+    def snat_sources6(self) -> tuple[bytes, ...]:
+        """All source addresses of IPv6."""
+        return (self.snat_address6, *self.snat_others6) if self.snat_address6 else ()
+
+    def with_sources(self, sources: Sequence[bytes], sources6: Sequence[bytes]) -> LbConfig:
+        """The same with these source addresses of IPv4 and of IPv6."""
+        first, *others = sources or (b"",)
+        first6, *others6 = sources6 or (b"",)
+        return replace(
+            self,
+            snat_address=first,
+            snat_others=tuple(others),
+            snat_address6=first6,
+            snat_others6=tuple(others6),
+        )
 
     def __post_init__(self) -> None:
         if not 0 < self.snat_port_first <= self.snat_port_last <= 0xFFFF:

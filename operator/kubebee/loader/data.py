@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 
 from kubebee.api.v1alpha1.values import FreeValue
@@ -115,6 +115,29 @@ def snat_given(config: LbConfig) -> frozenset[Family]:
     """Families whose source address towards SNAT backends somebody chose."""
     addresses = {IPV4: config.snat_address, IPV6: config.snat_address6}
     return frozenset(family for family, address in addresses.items() if address)
+
+
+def with_own_sources(unit: LbUnit, own: Collection[bytes]) -> tuple[LbUnit, tuple[str, ...]]:
+    """The load balancer with those source addresses that this node has, and what to say of the others.
+
+    One object may name the addresses of many nodes. Answers to an address that a node lacks go elsewhere.
+
+    Args:
+        unit: with all that were given.
+        own: addresses of this node.
+    """
+    config = unit.config
+    notes, kept = [], []
+    for family, given in ((IPV4, config.snat_sources), (IPV6, config.snat_sources6)):
+        here = [address for address in given if address in own]
+        if given and not here:
+            named = ", ".join(map(lb_model.format_address, given))
+            text = f"this node has none of {named}; its own {family} address serves"
+            notes.append(f"spec.snat.addresses: {text}")
+        kept.append(here)
+    if (kept[0], kept[1]) == ([*config.snat_sources], [*config.snat_sources6]):
+        return unit, ()
+    return replace(unit, config=config.with_sources(*kept)), tuple(notes)
 
 
 def _with_addresses(unit: LbUnit, families: Iterable[Family]) -> LbConfig:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
+from kubebee.bpf.addresses import own_addresses
 from kubebee.bpf.map import Map
 from kubebee.errors import KubebeeError
 from kubebee.lb.health.answers import Condition
@@ -23,7 +24,7 @@ from kubebee.loader.chains import Chains
 from kubebee.loader.compiled import Compiler
 from kubebee.loader.cut_over import LbCutOver
 from kubebee.loader.cutter import Cutter
-from kubebee.loader.data import LbData, PolicyData, host_addresses, snat_given
+from kubebee.loader.data import LbData, PolicyData, host_addresses, snat_given, with_own_sources
 from kubebee.loader.failures import describe
 from kubebee.loader.host import Host, TargetError
 from kubebee.loader.interfaces import XdpInterfaces
@@ -94,6 +95,7 @@ class Loader:
         self._balanced: frozenset[int] = frozenset()
         self.services: LbServices | None = None
         self._lb_writes = Writes()
+        self._source_notes: tuple[str, ...] = ()
         self._served: LbUnit | None = None  # the plan's load balancer with the frontends of Services
         self._places: _Places | None = None
         self._untidy = True  # an earlier process may have left something
@@ -215,6 +217,7 @@ class Loader:
                 keep = self.services.kept(unit) if self.services is not None else None
                 unit = self.lb_checks.applied_to(unit, self.lb.adopt(maps))
                 unit, taken = without_taken(unit)
+                unit = self._with_own_sources(unit)
                 self.lb_upkeep.prepare(maps, self.lb.adopt(maps), self._balanced, snat_given(unit.config))
                 unit = self.lb_links.applied_to(unit, self.lb.adopt(maps), self.lb_upkeep.ahead)
                 unserved = self.lb.apply(maps, unit, keep=keep, ahead=self.lb_upkeep.ahead)
@@ -321,6 +324,17 @@ class Loader:
         for key in self.states:
             if key.kind == "ServiceLB":
                 self._tell(key, "SocketsGoOn", f"{self._node}: {text}", warning=True)
+
+    def _with_own_sources(self, lb: LbUnit) -> LbUnit:
+        """The load balancer with source addresses of this node alone; says so where it has none of them."""
+        if not snat_given(lb.config):
+            self._source_notes = ()
+            return lb
+        lb, notes = with_own_sources(lb, own_addresses())
+        for text in sorted({*notes} - {*self._source_notes}):
+            self._tell(lb.key, "SnatAddressNotHere", f"{self._node}: {text}", warning=True)
+        self._source_notes = notes
+        return lb
 
     def _tell_unserved(self, key: ResourceKey, unserved: Sequence[Unserved]) -> None:
         if unserved:
@@ -487,7 +501,12 @@ class Loader:
     def _notes(self, key: ResourceKey) -> tuple[str, ...]:
         if key.kind != "ServiceLB":
             return ()
-        return (*self.lb_checks.notes(), *self.lb_links.notes(), *self.lb_cut_over.notes())
+        return (
+            *self.lb_checks.notes(),
+            *self.lb_links.notes(),
+            *self.lb_cut_over.notes(),
+            *self._source_notes,
+        )
 
     def take_happenings(self) -> tuple[Happening, ...]:
         """What happened since this or `report` was called last."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from kubebee.api.v1alpha1 import servicelb as api
-from kubebee.errors import KubebeeError, NotImplementedYetError
+from kubebee.errors import KubebeeError
 from kubebee.lb.health.check import Check, Probe
 from kubebee.lb.model import (
     Backend,
@@ -131,14 +131,9 @@ def config_of(spec: api.ServiceLBSpec) -> LbConfig:
     if "port_range" in spec.snat.model_fields_set:
         first, _, last = spec.snat.port_range.partition("-")
         config = replace(config, snat_port_first=int(first), snat_port_last=int(last or first))
-    for index, text in enumerate(spec.snat.addresses):
-        where = f"spec.snat.addresses[{index}]"
-        address = parse_address(text)
-        ipv4 = len(address) == 4
-        if config.snat_address if ipv4 else config.snat_address6:
-            raise NotImplementedYetError("this version uses one SNAT address a family", where=where)
-        config = replace(config, snat_address=address) if ipv4 else replace(config, snat_address6=address)
-    return config
+    addresses = list(dict.fromkeys(map(parse_address, spec.snat.addresses)))
+    sources, sources6 = ([one for one in addresses if len(one) == length] for length in (4, 16))
+    return config.with_sources(sources, sources6)
 
 
 def _inherited(spec: api.ServiceLBSpec) -> tuple[object, ...]:

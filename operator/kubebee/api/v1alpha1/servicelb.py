@@ -213,7 +213,7 @@ class Snat(ApiModel):
     port_range: PortRange = "61000-65535"
     """Ports used, both ends included; keep them apart from net.ipv4.ip_local_port_range."""
     addresses: Annotated[tuple[Address, ...], Field(max_length=16)] = ()
-    """Addresses used; none given: the address of the node that leads to the backend."""
+    """Addresses used, those that the node has; none: its address that leads to the backend."""
 
 
 class CutOver(ApiModel):
