@@ -326,7 +326,7 @@ def test_of_the_limits_of_a_nodes_resources_the_largest_of_each_counts() -> None
         found.append((Served(declared, resource.spec, prepared), None))
     made = unit(found, Text(), lambda *_: None).unit
     assert made is not None
-    assert made.fixed_sizes == {"kb_lb_flow", "kb_lb_rev", "kb_lb_slots"}
+    assert made.fixed_sizes == {"kb_lb_flow", "kb_lb_rev", "kb_lb_dsr_flow", "kb_lb_slots"}
     assert (made.map_sizes["kb_lb_flow"], made.map_sizes["kb_lb_slots"]) == (4096, 32)
     assert made.map_sizes["kb_lb_be"] >= 16384
 
