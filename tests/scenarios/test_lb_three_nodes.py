@@ -42,12 +42,15 @@ def test_every_node_leads_to_pods_of_all(site: ThreeNodes) -> None:
 def test_a_killed_loader_costs_no_connection(site: ThreeNodes) -> None:
     first = site.hosts[0]
     argv = ["iperf3", "-c", first.address, "-p", str(IPERF), "-t", "8", "-b", "20M", "-J"]
-    steady = subprocess.Popen(site.client.command(argv), stdout=subprocess.PIPE, text=True)
-    first.running.kill()
-    assert Counter(site.ask(first.address) for _ in range(ASKED)).keys() == PODS
-    first.running.start()
-    assert Counter(site.resolve(first.address) for _ in range(ASKED)).keys() == ADDRESSES
-    printed, _ = steady.communicate(timeout=60)
+    with subprocess.Popen(site.client.command(argv), stdout=subprocess.PIPE, text=True) as steady:
+        try:
+            first.running.kill()
+            assert Counter(site.ask(first.address) for _ in range(ASKED)).keys() == PODS
+            first.running.start()
+            assert Counter(site.resolve(first.address) for _ in range(ASKED)).keys() == ADDRESSES
+            printed, _ = steady.communicate(timeout=60)
+        finally:
+            steady.kill()
     report = json.loads(printed)
     assert "error" not in report, report["error"]
     assert report["end"]["sum_received"]["bytes"] > 1 << 20
