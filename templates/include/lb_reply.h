@@ -198,6 +198,8 @@ static __always_inline int lb_reply(struct kb_ctx *ctx, int verdict)
 {
 	if (verdict < LB_REPLY_RESET)
 		return verdict;
+	if (!kb_ctx_has_offsets()) /* replies are made by offset, which tc can: the packet was dropped, and counted */
+		return KB_DROPPED;
 	if (!kb_ctx_has_offsets()) /* cannot be: nobody asks for a reply then; verifiers of Linux 5.10 don't see that */
 		return KB_CONTINUE;
 	if (verdict == LB_REPLY_RESET)
