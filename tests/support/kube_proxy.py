@@ -20,6 +20,8 @@ from support.running import wait_for
 HEALTHZ = 10256
 PROGRAM = os.environ.get("KUBEBEE_KUBE_PROXY", "")
 """Path of the real one, as `make cluster` builds it below .build/cluster."""
+SERVES_WITHIN_S = 240.0
+"""With 10,000 Services of ten endpoints its first pass takes more than a minute."""
 Served = Mapping[tuple[str, str, int], Sequence[str]]
 """By address, protocol and port: the endpoints, as address:port."""
 
@@ -142,7 +144,8 @@ def real(lab: Lab, api: ApiServer, folder: Path, mode: str) -> Iterator[None]:
         argv = lab.node_command([PROGRAM, f"--config={config}", "--v=2"])
         process = subprocess.Popen(argv, stdout=out, stderr=out)
     try:
-        wait_for("kube-proxy serves", lambda: log.read_text().count("SyncProxyRules complete") >= 2)
+        done = "SyncProxyRules complete"  # said of each family
+        wait_for("kube-proxy serves", lambda: log.read_text().count(done) >= 2, SERVES_WITHIN_S)
         yield
     finally:
         process.kill()

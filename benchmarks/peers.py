@@ -1,0 +1,172 @@
+"""Packets and new connections through ServiceLB and through kube-proxy, in one topology. Prints JSON.
+
+Needs root, and the real kube-proxy: KUBEBEE_KUBE_PROXY names its program, as `make cluster` builds it below
+.build/cluster; without it only ServiceLB is measured, and the notes say so. COUNTS ("1,100,10000") are the
+numbers of Services; all but one have ten endpoints that nobody reaches. Each case has a lab of its own: a
+client, a node that balances, two backends. All read the same small API server.
+
+- `..._packet`: a client's thread sends datagrams of one flow as fast as it can; nanoseconds each. All must
+  come to a backend's interface. A veth's work is done by the sender's CPU: this is the cost of the whole way.
+  `none` sends to a backend itself: the way without a balancer. Compare differences to it.
+- `..._connect`: microseconds of connect() over TCP, one after the other; `_p99` beside the median.
+
+What socket LB adds to calls of processes, against none, is in socketlb_cost.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from bench.report import Figure, Report
+from bench.site import pins_of, scratch
+from kubebee.bpf.map import Map
+from kubebee.lb.layout import pack_key
+from kubebee.lb.model import FrontendKey, Protocol, parse_address
+from lab import BACKENDS, VIP, Lab, tcp_connect
+from services_scale import endpoint_slice, service
+from support import kube_proxy
+from support.api_server import ApiServer
+from support.node_agent import NODE_NAME, NodeAgent, served
+from support.running import wait_for
+from support.services import endpoint_slice as real_slice
+from support.services import service as real_service
+
+COUNTS = [int(each) for each in os.environ.get("COUNTS", "1,100,10000").split(",")]
+ROUNDS = 11
+PACKETS = int(os.environ.get("PACKETS", "50000"))
+CONNECTS = int(os.environ.get("CONNECTS", "500"))
+UDP_PORT, TCP_PORT = 5300, 80
+PORTS = [
+    {"name": "http", "port": TCP_PORT, "protocol": "TCP"},
+    {"name": "sink", "port": UDP_PORT, "protocol": "UDP"},
+]
+READY_SECONDS = 240
+Way = Callable[[Lab, ApiServer, Path], contextlib.AbstractContextManager[None]]
+
+
+def _balancer(mode: str) -> dict[str, Any]:
+    return {
+        "apiVersion": "kubebee.dev/v1alpha1",
+        "kind": "ServiceLB",
+        "metadata": {"name": "all"},
+        "spec": {"interfaces": {"all": True}, "services": {"all": True}, "northSouth": {"mode": mode}},
+    }
+
+
+def kubebee(mode: str) -> Way:
+    """ServiceLB in one of its modes."""
+
+    @contextlib.contextmanager
+    def serve(lab: Lab, api: ApiServer, folder: Path) -> Iterator[None]:
+        agent = NodeAgent(lab, api, folder)
+        try:
+            api.set_spec(NODE_NAME, [api.put_bundle(_balancer(mode))])
+            agent.start()
+            wait_for("all is served", lambda: _is_served(lab), READY_SECONDS)
+            agent.wait_running("all")
+            yield
+        finally:
+            if agent.process is not None:
+                agent.kill()
+
+    return serve
+
+
+def _is_served(lab: Lab) -> bool:
+    key = pack_key(FrontendKey(parse_address(VIP), UDP_PORT, Protocol.UDP))
+    for pin in (pins_of(lab) / "m").glob("servicelb-*/kb_lb_fe@*"):
+        with Map.from_pin(str(pin)) as opened:
+            if opened.lookup(key) is not None:
+                return True
+    return False
+
+
+def peer(mode: str) -> Way:
+    """The real kube-proxy in one of its modes."""
+    return lambda lab, api, folder: kube_proxy.real(lab, api, folder, mode)
+
+
+WAYS: dict[str, Way] = {"kubebee_xdp": kubebee("Native"), "kubebee_tc": kubebee("TC")}
+if kube_proxy.PROGRAM:
+    WAYS |= {"kube_proxy_nftables": peer("nftables"), "kube_proxy_iptables": peer("iptables")}
+
+
+def received(lab: Lab) -> int:
+    """Packets that came to the backends' interfaces."""
+    shown = (json.loads(each.ip("-j", "-s", "link", "show", "dev", "eth0")) for each in lab.backends.values())
+    return sum(int(link["stats64"]["rx"]["packets"]) for (link,) in shown)
+
+
+def packets(lab: Lab, address: str) -> list[float]:
+    """Nanoseconds of a datagram, by round."""
+    found = []
+    with lab.client.socket(socket.SOCK_DGRAM) as sock:
+        sock.connect((address, UDP_PORT))
+        send, data = sock.send, bytes(18)
+        for _ in range(ROUNDS):
+            before, since = received(lab), time.perf_counter_ns()
+            for _ in range(PACKETS):
+                with contextlib.suppress(ConnectionRefusedError):  # nobody listens, and some are told
+                    send(data)
+            spent = time.perf_counter_ns() - since
+            came = received(lab) - before
+            if came < 0.99 * PACKETS:
+                raise RuntimeError(f"{PACKETS - came} of {PACKETS} packets to {address} were lost")
+            found.append(spent / PACKETS)
+    return found
+
+
+def connects(lab: Lab, address: str) -> list[float]:
+    """Microseconds of a connect()."""
+    found = []
+    for _ in range(CONNECTS):
+        since = time.perf_counter_ns()
+        with tcp_connect(lab.client, address, TCP_PORT):
+            found.append((time.perf_counter_ns() - since) / 1e3)
+    return found
+
+
+def measure(report: Report, name: str, lab: Lab, address: str) -> None:
+    """Both figures of one case."""
+    report.figures[f"{name}_packet"] = Figure("ns", packets(lab, address))
+    times = connects(lab, address)
+    report.figures[f"{name}_connect"] = Figure("us", times)
+    report.figures[f"{name}_connect_p99"] = Figure("us", [statistics.quantiles(times, n=100)[98]])
+
+
+def documents(count: int) -> Iterator[dict[str, Any]]:
+    """The Service that is measured, and others."""
+    for one in (real_service("web", clusterIP=VIP, ports=PORTS), real_slice(*BACKENDS.values(), ports=PORTS)):
+        yield one | {"metadata": one["metadata"] | {"uid": "1"}}
+    for number in range(1, count):
+        yield service(number)
+        yield endpoint_slice(number)
+
+
+def main() -> None:
+    report = Report("peers", "below kube-proxy's in both modes, whatever the number of Services", ROUNDS)
+    with Lab() as lab:
+        measure(report, "none", lab, next(iter(BACKENDS.values())))
+    for count in COUNTS:
+        for name, way in WAYS.items():
+            with scratch() as folder, Lab() as lab, served(lab) as api:
+                api.set_spec(NODE_NAME, [])
+                api.put(*documents(count))
+                with way(lab, api, folder):
+                    measure(report, f"{name}_{count}", lab, VIP)
+    report.notes = {"packets_a_round": PACKETS, "connects": CONNECTS}
+    if not kube_proxy.PROGRAM:
+        report.notes["kube_proxy"] = "not measured: KUBEBEE_KUBE_PROXY does not name its program"
+    report.print()
+
+
+if __name__ == "__main__":
+    main()
