@@ -28,6 +28,8 @@ ENDPOINTS = 10
 STARTS = 3
 RUNS = 21
 REST_SECONDS = 0.5
+TRIMMED_SECONDS = 4
+"""After which memory that is free has been given back."""
 RESTING_MS = 20
 BALANCER = {
     "apiVersion": "kubebee.dev/v1alpha1",
@@ -182,6 +184,7 @@ def main() -> None:
                 bench.serve_none()
                 starts.append(bench.serve_all())
             bench.rest()
+            time.sleep(TRIMMED_SECONDS)
             resident, most = bench.memory()
             changes = [bench.change(number * 97) for number in range(RUNS)]
         finally:

@@ -72,7 +72,7 @@ class _Query:
         metadata = found["metadata"]
         labels = metadata.get("labels", {})
         named = not self.name or metadata["name"] == self.name
-        here = not self.node or found["spec"].get("nodeName") == self.node
+        here = not self.node or found.get("spec", {}).get("nodeName") == self.node
         return path == self.path and named and here and not any(label in labels for label in self.without)
 
 

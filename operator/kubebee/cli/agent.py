@@ -47,6 +47,8 @@ from kubebee.store.state import ServicesRecord
 
 log = logging.getLogger("kubebee")
 CHECK_SECONDS = 2.0
+TRIM_SECONDS = 3.0
+"""After so long what followed from many new Services has been done, too."""
 RETRY_SECONDS = (1.0, 2.0, 5.0)
 SERVICES_SECONDS = 0.01
 """At least so long after a change of Services the next ones gather."""
@@ -234,6 +236,7 @@ class Agent:
         if reshaped:
             gc.freeze()  # as after the first pass: what came in by thousands stays
             trim_memory()
+            asyncio.get_running_loop().call_later(TRIM_SECONDS, trim_memory)
         self.pass_seconds = time.perf_counter() - start
         self._publish(snapshot, planned, report)
         return report

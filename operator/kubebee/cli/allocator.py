@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import linecache
 
 _M_TRIM_THRESHOLD, _M_ARENA_MAX = -1, -8  # malloc.h
 _KEPT_BYTES = 64 * 1024
@@ -10,6 +11,7 @@ _KEPT_BYTES = 64 * 1024
 
 def trim_memory() -> None:
     """Have it return what lies free between what is in use, once after much was made at a time."""
+    linecache.clearcache()  # source that models' descriptions were read from
     malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if malloc_trim is not None:
         malloc_trim(0)
