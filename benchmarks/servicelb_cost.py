@@ -22,6 +22,7 @@ from bench.report import Report
 from bench.undoing import Traffic, empty_stage, wrapped
 from kubebee.bpf.program import Program, TestRun
 from kubebee.lb.features import Features
+from kubebee.lb.layout import NextHop
 from kubebee.lb.model import Forwarding, Frontend, Protocol, parse_address
 from kubebee.render.environment import render_builtin
 from lab.netns import Namespace
@@ -34,6 +35,7 @@ from support.servicelb import (
     ETHER,
     LOOPBACK,
     NODE,
+    PASS,
     REDIRECT,
     TX,
     VIP,
@@ -48,11 +50,17 @@ FEW = 10
 """Backends of a frontend, but for the one with many translated connections, whose ports they share."""
 CLIENTS = 1 << 16
 """Far more than a backend has ports."""
+POD, POD_LINK = "10.244.1.5", 77
 ROUTED, GATEWAY = "10.0.1.1", "198.51.100.9"
 
 
 def tcp(flags: str, port: int = 80) -> Packet:
     return ETHER / IP(src=CLIENT, dst=VIP) / TCP(sport=40000, dport=port, flags=flags) / Raw(bytes(10))
+
+
+def tunnel(inside: Packet) -> Packet:
+    """As another balancer sends it to the pod."""
+    return ETHER / IP(src="10.9.9.9", dst=POD) / inside[IP]
 
 
 def udp(port: int) -> Packet:
@@ -83,6 +91,7 @@ SERVED = (
     Traffic("snat_tcp_routed", tcp("A", 83), REDIRECT, restore=54),
     ANSWER,
     FULL,
+    Traffic("decapsulated_for_a_pod", tunnel(tcp("A", 85)), PASS, grown=-20, restore=74),
     Traffic("miss", tcp("A", 8080), CONTINUE),
 )
 SERVED6 = (
@@ -113,6 +122,7 @@ def frontends() -> Iterator[Frontend]:
     yield frontend(*(f"{each}:8082" for each in BACKENDS), port=82, forwarding=snat)
     yield frontend(f"{ROUTED}:8080", port=83, forwarding=snat)
     yield frontend(f"{BACKENDS[0]}:8084", port=84, forwarding=snat)
+    yield frontend(f"{POD}:85", port=85, forwarding=dsr)
     yield frontend(*(f"{each}:80" for each in BACKENDS6), vip=VIP6, forwarding=dsr)
     yield frontend(*(f"{each}:8080" for each in BACKENDS6), vip=VIP6, port=81, forwarding=snat)
 
@@ -128,7 +138,8 @@ def served(source: str, traffic: Traffic, six: bool, out: int) -> Iterator[tuple
         balancer = Balancer(once, maps)
         config = replace(CONFIG, snat_address6=parse_address(NODE6), encap_source6=parse_address(NODE6))
         balancer.serve(*(each for each in frontends() if six or len(each.key.address) == 4), config=config)
-        balancer.state.set_next_hops(maps, {parse_address(ROUTED): None})
+        hops = {parse_address(ROUTED): None, parse_address(POD): NextHop.local(POD_LINK)}
+        balancer.state.set_next_hops(maps, hops)
         balancer.takes_frames(out)
         yield balancer, wrapper
 

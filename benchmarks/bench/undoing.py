@@ -18,7 +18,7 @@ _WRAPPER = """
 #define SADDR_END 30 /* of an untagged IPv4 frame */
 #define SPORT 34
 
-const volatile int undo_head = 0; /* bytes to take off in front */
+const volatile int undo_head = 0; /* bytes to take off in front, or to put there */
 const volatile unsigned char headers[BYTES] = {};
 
 #if FLOW_BITS
@@ -76,7 +76,7 @@ class Traffic:
         name: of the case.
         packet: Ethernet without tags.
         verdict: of the stage.
-        grown: bytes that the stage put in front.
+        grown: bytes that the stage put in front, or, below 0, took off.
         restore: bytes at the start of the frame that it wrote to.
         flow_bits: the runs go through 2 ** so many connections over IPv4, which differ in the port and,
             beyond 16, in the client's address; 0: all have one.
@@ -106,7 +106,8 @@ def wrapped(stage: str, traffic: Traffic) -> Iterator[BpfObject]:
     source = stage + _WRAPPER % {"bytes": traffic.restore, "flow_bits": traffic.flow_bits}
     with BpfObject.open(compile_c(source), "bench") as loaded:
         rodata = loaded.maps[".rodata"]
-        value = traffic.grown.to_bytes(4, sys.byteorder) + bytes(traffic.packet)[: traffic.restore]
+        undo_head = traffic.grown.to_bytes(4, sys.byteorder, signed=True)
+        value = undo_head + bytes(traffic.packet)[: traffic.restore]
         rodata.initial_value = value.ljust(len(rodata.initial_value), b"\0")
         loaded.load()
         yield loaded
