@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import socket
-import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,14 @@ import pytest
 
 from lab import Lab
 from lab.netns import Namespace, veth
+from support.pods import PORT, serving
 from support.running import Running, wait_for
 
 pytestmark = pytest.mark.root
 
 CLIENT, NODE, VIP = "2001:db8:c::2", "2001:db8:c::1", "2001:db8:f::10"
 BACKENDS = {"backend1": "2001:db8:1::2", "backend2": "2001:db8:2::2"}
-POD, PORT = "2001:db8:9::5", 8088
+POD = "2001:db8:9::5"
 FORWARDING = "net.ipv6.conf.all.forwarding"
 
 
@@ -45,45 +45,6 @@ def site(lab: Lab) -> Lab:
         host.ip("-6", "route", "replace", "default", "via", own)
     node.ip("-6", "route", "replace", "default", "via", CLIENT)
     return lab
-
-
-@contextmanager
-def serving(host: Namespace) -> Iterator[None]:
-    """A server on TCP and UDP that tells each client the address it sees it by."""
-    tcp = host.socket(family=socket.AF_INET6)
-    udp = host.socket(socket.SOCK_DGRAM, family=socket.AF_INET6)
-    for each in (tcp, udp):
-        each.bind(("::", PORT))
-    tcp.listen()
-
-    def accept() -> None:
-        with suppress(OSError):
-            while True:
-                connection, peer = tcp.accept()
-                with connection:
-                    connection.sendall(peer[0].encode())
-
-    def answer() -> None:
-        with suppress(OSError):
-            while True:
-                data, peer = udp.recvfrom(100)
-                if not data:
-                    return
-                udp.sendto(peer[0].encode(), peer)
-
-    threads = [threading.Thread(target=target, daemon=True) for target in (accept, answer)]
-    for thread in threads:
-        thread.start()
-    try:
-        yield
-    finally:
-        tcp.shutdown(socket.SHUT_RDWR)
-        tcp.close()
-        with host.socket(socket.SOCK_DGRAM, family=socket.AF_INET6) as end:
-            end.sendto(b"", ("::1", PORT))
-        for thread in threads:
-            thread.join(5)
-        udp.close()
 
 
 def balancer(interfaces: dict[str, Any], *backends: str, mode: str = "Auto") -> dict[str, Any]:

@@ -30,18 +30,21 @@ def local_pods(network: Namespace, *addresses: str) -> Iterator[dict[str, Namesp
 
 @contextlib.contextmanager
 def serving(host: Namespace, port: int = PORT, name: str = "") -> Iterator[None]:
-    """A server on TCP and UDP that tells each client its name, if any, and the address it sees it by."""
-    tcp, udp = host.socket(), host.socket(socket.SOCK_DGRAM)
-    tcp.bind(("", port))
+    """A server of both families on TCP and UDP: tells each client its name, if any, and how it sees the client."""
+    tcp, udp = (host.socket(kind, family=socket.AF_INET6) for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM))
+    tcp.bind(("::", port))
     tcp.listen()
-    udp.bind(("", port))
+    udp.bind(("::", port))
+
+    def said(address: str) -> bytes:
+        return f"{name} {address.removeprefix('::ffff:')}".strip().encode()
 
     def accept() -> None:
         with contextlib.suppress(OSError):
             while True:
                 connection, peer = tcp.accept()
                 with connection:
-                    connection.sendall(f"{name} {peer[0]}".strip().encode())
+                    connection.sendall(said(peer[0]))
 
     def answer() -> None:
         with contextlib.suppress(OSError):
@@ -49,7 +52,7 @@ def serving(host: Namespace, port: int = PORT, name: str = "") -> Iterator[None]
                 data, peer = udp.recvfrom(100)
                 if not data:
                     return
-                udp.sendto(f"{name} {peer[0]}".strip().encode(), peer)
+                udp.sendto(said(peer[0]), peer)
 
     threads = [threading.Thread(target=target, daemon=True) for target in (accept, answer)]
     for thread in threads:
@@ -59,8 +62,8 @@ def serving(host: Namespace, port: int = PORT, name: str = "") -> Iterator[None]
     finally:
         tcp.shutdown(socket.SHUT_RDWR)
         tcp.close()
-        with host.socket(socket.SOCK_DGRAM) as end:
-            end.sendto(b"", ("127.0.0.1", port))
+        with host.socket(socket.SOCK_DGRAM, family=socket.AF_INET6) as end:
+            end.sendto(b"", ("::1", port))
         for thread in threads:
             thread.join(5)
         udp.close()
