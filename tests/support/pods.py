@@ -30,7 +30,7 @@ def local_pods(network: Namespace, *addresses: str) -> Iterator[dict[str, Namesp
 
 @contextlib.contextmanager
 def serving(host: Namespace, port: int = PORT, name: str = "") -> Iterator[None]:
-    """A server of both families on TCP and UDP: tells each client its name, if any, and how it sees the client."""
+    """A server of both families, TCP and UDP: tells clients its name, if any, and how it sees them."""
     tcp, udp = (host.socket(kind, family=socket.AF_INET6) for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM))
     tcp.bind(("::", port))
     tcp.listen()
