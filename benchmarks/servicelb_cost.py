@@ -50,17 +50,18 @@ FEW = 10
 """Backends of a frontend, but for the one with many translated connections, whose ports they share."""
 CLIENTS = 1 << 16
 """Far more than a backend has ports."""
+HOST, OWN_VIP = "198.51.100.1", "192.0.2.20"
 POD, POD_LINK = "10.244.1.5", 77
 ROUTED, GATEWAY = "10.0.1.1", "198.51.100.9"
 
 
-def tcp(flags: str, port: int = 80) -> Packet:
-    return ETHER / IP(src=CLIENT, dst=VIP) / TCP(sport=40000, dport=port, flags=flags) / Raw(bytes(10))
+def tcp(flags: str, port: int = 80, vip: str = VIP) -> Packet:
+    return ETHER / IP(src=CLIENT, dst=vip) / TCP(sport=40000, dport=port, flags=flags) / Raw(bytes(10))
 
 
-def tunnel(inside: Packet) -> Packet:
-    """As another balancer sends it to the pod."""
-    return ETHER / IP(src="10.9.9.9", dst=POD) / inside[IP]
+def tunnel(backend: str, inside: Packet) -> Packet:
+    """As another balancer sends it on."""
+    return ETHER / IP(src="10.9.9.9", dst=backend) / inside[IP]
 
 
 def udp(port: int) -> Packet:
@@ -91,7 +92,8 @@ SERVED = (
     Traffic("snat_tcp_routed", tcp("A", 83), REDIRECT, restore=54),
     ANSWER,
     FULL,
-    Traffic("decapsulated_for_a_pod", tunnel(tcp("A", 85)), PASS, grown=-20, restore=74),
+    Traffic("decapsulated_for_the_host", tunnel(HOST, tcp("A", vip=OWN_VIP)), PASS, grown=-20, restore=34),
+    Traffic("decapsulated_for_a_pod", tunnel(POD, tcp("A", 85)), PASS, grown=-20, restore=74),
     Traffic("miss", tcp("A", 8080), CONTINUE),
 )
 SERVED6 = (
@@ -123,6 +125,7 @@ def frontends() -> Iterator[Frontend]:
     yield frontend(f"{ROUTED}:8080", port=83, forwarding=snat)
     yield frontend(f"{BACKENDS[0]}:8084", port=84, forwarding=snat)
     yield frontend(f"{POD}:85", port=85, forwarding=dsr)
+    yield frontend(f"{HOST}:80", vip=OWN_VIP, forwarding=dsr)
     yield frontend(*(f"{each}:80" for each in BACKENDS6), vip=VIP6, forwarding=dsr)
     yield frontend(*(f"{each}:8080" for each in BACKENDS6), vip=VIP6, port=81, forwarding=snat)
 
@@ -138,7 +141,8 @@ def served(source: str, traffic: Traffic, six: bool, out: int) -> Iterator[tuple
         balancer = Balancer(once, maps)
         config = replace(CONFIG, snat_address6=parse_address(NODE6), encap_source6=parse_address(NODE6))
         balancer.serve(*(each for each in frontends() if six or len(each.key.address) == 4), config=config)
-        hops = {parse_address(ROUTED): None, parse_address(POD): NextHop.local(POD_LINK)}
+        local = {parse_address(POD): NextHop.local(POD_LINK), parse_address(HOST): NextHop.local()}
+        hops = {parse_address(ROUTED): None, **local}
         balancer.state.set_next_hops(maps, hops)
         balancer.takes_frames(out)
         yield balancer, wrapper
@@ -150,7 +154,8 @@ def node_with_routes() -> Iterator[Namespace]:
     with Namespace("node") as node:
         node.sysctl("net.ipv4.ip_forward", 1)
         node.ip("link", "add", "up0", "type", "veth", "peer", "name", "up1")
-        node.ip("addr", "add", "198.51.100.1/24", "dev", "up0")
+        node.ip("addr", "add", f"{HOST}/24", "dev", "up0")
+        node.ip("addr", "add", f"{OWN_VIP}/32", "dev", "lo")
         node.ip("link", "set", "up0", "up")
         node.ip("link", "set", "up1", "up")
         for address in (CLIENT, GATEWAY):
