@@ -14,6 +14,7 @@ from lab import Lab
 from lab.netns import Namespace, veth
 from support.pods import PORT, serving
 from support.running import Running, wait_for
+from support.services import endpoint_slice, service
 
 pytestmark = pytest.mark.root
 
@@ -73,11 +74,11 @@ def running(site: Lab, tmp_path: Path) -> Iterator[Running]:
         yield started
 
 
-def seen(source: Namespace, kind: socket.SocketKind) -> str:
+def seen(source: Namespace, kind: socket.SocketKind, place: tuple[str, int] = (VIP, 80)) -> str:
     """The address that the server sees a client by."""
     with source.socket(kind, family=socket.AF_INET6) as sock:
         sock.settimeout(2)
-        sock.connect((VIP, 80))
+        sock.connect(place)
         if kind is socket.SOCK_DGRAM:
             sock.send(b"?")
         return sock.recv(100).decode()
@@ -135,6 +136,28 @@ def test_processes_of_the_node_reach_it_and_see_the_frontend_alone(site: Lab, ru
     with serving(site.backends["backend1"]):
         said = site.on_node("python3", "-c", _ASK).stdout.splitlines()
     assert said == [f"{BACKENDS['backend1'].replace('::2', '::1')} {VIP}"] * 2
+
+
+def test_services_are_served_to_clients_and_processes(site: Lab, running: Running) -> None:
+    ports = [
+        {"name": name, "protocol": protocol, "port": 80, "nodePort": 30080}
+        for name, protocol in (("http", "TCP"), ("dns", "UDP"))
+    ]
+    of_pods = [{"name": port["name"], "protocol": port["protocol"], "port": PORT} for port in ports]
+    cluster = balancer({"all": True})
+    cluster["spec"] = {"interfaces": {"all": True}, "services": {"all": True}}
+    for each in (
+        cluster,
+        service(clusterIP=VIP, type="NodePort", ports=ports),
+        endpoint_slice(BACKENDS["backend1"], ports=of_pods),
+    ):
+        running.apply(each)
+    running.wait_ready("ServiceLB", "six")
+    own = BACKENDS["backend1"].replace("::2", "::1")
+    with serving(site.backends["backend1"]):
+        for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+            wait_for("an answer", lambda kind=kind: seen(site.client, kind, (NODE, 30080)) == own)  # type: ignore[misc]
+        assert site.on_node("python3", "-c", _ASK).stdout.splitlines() == [f"{own} {VIP}"] * 2
 
 
 def test_without_backends_clients_are_refused_at_once(site: Lab, running: Running) -> None:
