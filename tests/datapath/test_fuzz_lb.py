@@ -12,7 +12,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from kubebee.lb.layout import NextHop
-from kubebee.lb.model import Forwarding, LbConfig, Protocol, parse_address
+from kubebee.lb.model import Backend, Forwarding, Frontend, FrontendKey, LbConfig, Protocol, parse_address
 from support.frames import ICMP, IPIP, TCP, UDP, Frames, Ipv4, Unread, checksum, ones_sum, read
 from support.servicelb import (
     CONTINUE,
@@ -20,7 +20,6 @@ from support.servicelb import (
     LOOPBACK,
     NODE,
     TC,
-    VIP,
     XDP,
     Balancer,
     Hook,
@@ -30,28 +29,72 @@ from support.servicelb import (
 
 pytestmark = pytest.mark.root
 
-FRAMES = 1000
+CONFIGURATIONS, FRAMES = 50, 2000
 LEAST_OF_TC = {b"\x08\x00": 34, b"\x86\xdd": 54}
 """Bytes that a test run of tc takes at least, by protocol."""
 MACS = bytes(range(12))
-DSR_VIP = "192.0.2.11"
 
 
 def number(address: str) -> int:
     return int.from_bytes(parse_address(address))
 
 
-BACKENDS = frozenset((parse_address(f"10.0.0.1{i}"), 8080) for i in range(3))
-DSR_BACKENDS = frozenset(parse_address(f"10.0.1.1{i}") for i in range(3))
-SNAT = {(number(VIP), 80, TCP), (number(VIP), 53, UDP)}
-DSR = {(number(DSR_VIP), 80, TCP), (number(DSR_VIP), 53, UDP)}
-EMPTY = (number(VIP), 443, TCP)
 HERE_VIP = "203.0.113.12"
 """Of a frontend with backends on this node; packets for it come in tunnels alone."""
 PODS = frozenset(parse_address(f"10.244.1.{i}") for i in (5, 6))
 HERE = {(number(HERE_VIP), 80, TCP), (number(HERE_VIP), 53, UDP)}
-VIPS = {number(VIP), number(DSR_VIP)}
+VIPS = tuple(number(f"192.0.2.{end}") for end in (10, 11, 12))
+PORTS = ((80, TCP), (53, UDP), (443, TCP), (53, TCP), (8080, UDP))
 Flow = tuple[int, int, int, int, int]
+Place = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Served:
+    """A random configuration: backends of frontends by the way of forwarding, and frontends that have none."""
+
+    snat: dict[Place, frozenset[tuple[bytes, int]]]
+    dsr: dict[Place, frozenset[bytes]]
+    empty: frozenset[Place]
+
+    @classmethod
+    def random(cls, random: Random) -> Served:
+        snat, dsr, empty = {}, {}, set()
+        for place in ((vip, *port) for vip in VIPS for port in PORTS):
+            hosts = [bytes((10, random.randrange(4), 7, host)) for host in range(1, random.randint(2, 9))]
+            kind = random.choices(("snat", "dsr", "empty", "none"), (4, 3, 1, 2))[0]
+            if kind == "snat":
+                snat[place] = frozenset((host, random.choice((80, 8080, 65535))) for host in hosts)
+            elif kind == "dsr":
+                dsr[place] = frozenset(hosts)
+            elif kind == "empty" and place[2] == TCP:
+                empty.add(place)
+        return cls(snat, dsr, frozenset(empty))
+
+    @property
+    def addresses(self) -> frozenset[int]:
+        """Those that any frontend has."""
+        return frozenset(address for address, _, _ in {*self.snat, *self.dsr, *self.empty})
+
+    def frontends(self) -> Iterator[Frontend]:
+        """What is to be served."""
+        for place in self.empty:
+            yield _frontend(place, [], Forwarding.SNAT)
+        for place, ends in self.snat.items():
+            yield _frontend(place, sorted(ends), Forwarding.SNAT)
+        for place, hosts in self.dsr.items():
+            yield _frontend(place, [(host, place[1]) for host in sorted(hosts)], Forwarding.DSR_IPIP)
+
+
+def _frontend(place: Place, ends: list[tuple[bytes, int]], forwarding: Forwarding) -> Frontend:
+    vip, port, protocol = place
+    key = FrontendKey(vip.to_bytes(4), port, Protocol(protocol))
+    return Frontend(key, tuple(Backend(*end) for end in ends), forwarding=forwarding)
+
+
+def is_one_host(address: int) -> bool:
+    """Whether it may be answered: no group of hosts, and not "this host" (RFC 1122)."""
+    return 1 << 24 <= address < 224 << 24
 
 
 def replaced(check: int, before: bytes, after: bytes) -> int:
@@ -119,6 +162,7 @@ class Model:
 
     hook: Hook
     mtu: int
+    served: Served
     flows: dict[Flow, tuple[bytes, int]] = field(default_factory=dict)
     used: set[tuple[bytes, int, int]] = field(default_factory=set)
     parts: dict[tuple[object, ...], tuple[bool, bytes]] = field(default_factory=dict)
@@ -138,16 +182,18 @@ class Model:
             return unchanged
         if packet.protocol == ICMP:
             echo = not (packet.more or packet.offset) and packet.l4_has >= 8 and frame[packet.l4] == 8
-            return self._echo(frame, packet, verdict, out) if echo and packet.target in VIPS else unchanged
+            echo = echo and packet.target in self.served.addresses and is_one_host(packet.source)
+            return self._echo(frame, packet, verdict, out) if echo else unchanged
         if packet.offset:
             known = self.parts.get(datagram_of(packet))
             if known is None:
-                return verdict == self.hook.dropped if packet.target in VIPS else unchanged
+                ours = packet.target in self.served.addresses
+                return verdict == self.hook.dropped if ours else unchanged
             return self._later(frame, packet, known, verdict, out)
         if packet.l4_has < (20 if packet.protocol == TCP else 8):
             return unchanged
         key = packet.target, int.from_bytes(frame[packet.l4 + 2 : packet.l4 + 4]), packet.protocol
-        if key not in SNAT | DSR | {EMPTY}:
+        if not any(key in places for places in (self.served.snat, self.served.dsr, self.served.empty)):
             return unchanged
         return self._balanced(key, frame, packet, verdict, out)
 
@@ -178,15 +224,16 @@ class Model:
         self, key: tuple[int, int, int], frame: bytes, packet: Ipv4, verdict: int, out: bytes
     ) -> bool:
         sport, dport = struct.unpack_from(">HH", frame, packet.l4)
-        if key == EMPTY:
+        if key in self.served.empty:
             return self._reset(frame, packet, verdict, out)
-        if packet.more and (key in DSR or packet.ttl > 1):
-            fits = packet.total + 20 * (key in DSR) <= self.mtu
-            self.parts[datagram_of(packet)] = key in DSR, out[30:34] if fits else b""
-        if key in DSR:
+        dsr = key in self.served.dsr
+        if packet.more and (dsr or packet.ttl > 1):
+            fits = packet.total + 20 * dsr <= self.mtu
+            self.parts[datagram_of(packet)] = dsr, out[30:34] if fits else b""
+        if dsr:
             if packet.total + 20 > self.mtu:
                 return self._too_long(frame, packet, self.mtu - 20, verdict, out)
-            return self._dsr(frame, packet, verdict, out)
+            return out[30:34] in self.served.dsr[key] and self._dsr(frame, packet, verdict, out)
         if packet.ttl <= 1:
             return verdict == self.hook.dropped
         flow = packet.source, packet.target, sport, dport, packet.protocol
@@ -245,7 +292,7 @@ class Model:
 
     def _dsr(self, frame: bytes, packet: Ipv4, verdict: int, out: bytes) -> bool:
         total = packet.total + 20
-        if verdict != self.hook.sent or out[30:34] not in DSR_BACKENDS:
+        if verdict != self.hook.sent:
             return False
         head = struct.pack(">BBHHHBBH4s", 0x45, frame[15], total, 0, 0x4000, 64, 4, 0, parse_address(NODE))
         head += out[30:34]
@@ -255,22 +302,24 @@ class Model:
     def _snat(self, frame: bytes, l4: int, flow: Flow, out: bytes) -> bool:
         protocol = flow[4]
         target, port = out[30:34], int.from_bytes(out[l4 : l4 + 2])
+        to = int.from_bytes(out[l4 + 2 : l4 + 4])
         syn = protocol == TCP and frame[l4 + 13] & 0x12 == 0x02
         if flow in self.flows and not syn:
             if self.flows[flow] != (target, port):
                 return False
         elif self.flows.get(flow) != (target, port):
             if flow in self.flows:
-                self.used.discard((*self.flows[flow], protocol))
-            if (target, port, protocol) in self.used:
+                self.used.discard((*self.flows[flow], to, protocol))
+            if (target, port, to, protocol) in self.used:
                 return False
             self.flows[flow] = target, port
-            self.used.add((target, port, protocol))
-        if (target, 8080) not in BACKENDS or port < LbConfig().snat_port_first:
+            self.used.add((target, port, to, protocol))
+        ends = self.served.snat[flow[1], flow[3], protocol]
+        if (target, to) not in ends or port < LbConfig().snat_port_first:
             return False
 
         moved = readdressed(frame, parse_address(NODE), target)
-        return out == with_ports(frame, l4, struct.pack(">HH", port, 8080), moved)
+        return out == with_ports(frame, l4, struct.pack(">HH", port, to), moved)
 
 
 @pytest.fixture(scope="module", params=HOOKS, ids=lambda hook: hook.name)
@@ -280,48 +329,37 @@ def lb(request: pytest.FixtureRequest) -> Iterator[Balancer]:
         yield loaded
 
 
-@settings(max_examples=10, deadline=None, derandomize=True, phases=[Phase.generate])
+@settings(max_examples=CONFIGURATIONS, deadline=None, derandomize=True, phases=[Phase.generate])
 @given(mtu=st.integers(60, 120), seed=st.integers(0, 1 << 32))
 def test_every_frame_leaves_as_the_model_says(lb: Balancer, mtu: int, seed: int) -> None:
-    lb.collect(after_seconds=10_000)
-    for datagram in list(lb.maps["kb_lb_frags"].keys()):
-        lb.maps["kb_lb_frags"].delete(datagram)
-    snat = [f"10.0.0.1{i}:8080" for i in range(3)]
-    lb.serve(
-        frontend(*snat, port=80),
-        frontend(*snat, port=53, protocol=Protocol.UDP),
-        frontend(port=443),
-        *(
-            frontend(
-                *(f"10.0.1.1{i}:{port}" for i in range(3)),
-                vip=DSR_VIP,
-                port=port,
-                protocol=protocol,
-                forwarding=Forwarding.DSR_IPIP,
-            )
-            for port, protocol in ((80, Protocol.TCP), (53, Protocol.UDP))
-        ),
-        *(
-            frontend(
-                *(f"10.244.1.{i}:8080" for i in (5, 6)),
-                vip=HERE_VIP,
-                port=port,
-                protocol=protocol,
-            )
-            for port, protocol in ((80, Protocol.TCP), (53, Protocol.UDP))
-        ),
-        hop=NextHop(LOOPBACK, MACS, mtu),
+    random = Random(seed)
+    served = Served.random(random)
+    forget_all(lb)
+    here = (
+        frontend(*(f"10.244.1.{i}:8080" for i in (5, 6)), vip=HERE_VIP, port=port, protocol=protocol)
+        for port, protocol in ((80, Protocol.TCP), (53, Protocol.UDP))
     )
+    lb.serve(*served.frontends(), *here, hop=NextHop(LOOPBACK, MACS, mtu))
     lb.state.set_next_hops(lb.maps, dict.fromkeys(PODS, NextHop.local(77)))
-    model = Model(lb.hook, mtu)
+    model = Model(lb.hook, mtu, served)
     clients = tuple(number(f"198.51.100.{i}") for i in range(1, 9))
     targets = (*VIPS, *VIPS, number("192.0.2.99"))
     ends = (*map(int.from_bytes, [*PODS, *PODS, *PODS]), number("10.0.0.10"), number("192.0.2.99"))
-    inside = (*[number(HERE_VIP)] * 6, number(VIP), number("192.0.2.99"))
-    frames = Frames(Random(seed), clients, targets, (53, 80, 443, 8080, 40000), ends, inside)
+    inside = (*[number(HERE_VIP)] * 6, VIPS[0], number("192.0.2.99"))
+    frames = Frames(random, clients, targets, (53, 80, 443, 8080, 40000), ends, inside)
     for _ in range(FRAMES):
         frame = frames.one()
         if lb.hook is TC and len(frame) < LEAST_OF_TC.get(frame[12:14], 0):
             continue
         run = lb.send(frame)
         assert model.check(frame, run.retval, run.data), (frame.hex(), run.retval, run.data.hex())
+
+
+def forget_all(lb: Balancer) -> None:
+    """As a node that has served nothing yet: flows of an earlier configuration would stay where they were."""
+    lb.serve()
+    lb.collect(after_seconds=100_000)
+    lb.collect(after_seconds=200_000)
+    for datagram in list(lb.maps["kb_lb_frags"].keys()):
+        lb.maps["kb_lb_frags"].delete(datagram)
+    assert lb.flows() == (0, 0)
