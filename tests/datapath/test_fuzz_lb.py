@@ -51,7 +51,7 @@ Place = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Served:
-    """A random configuration: backends of frontends by the way of forwarding, and frontends that have none."""
+    """A random configuration: backends of frontends by the way of forwarding, and frontends without any."""
 
     snat: dict[Place, frozenset[tuple[bytes, int]]]
     dsr: dict[Place, frozenset[bytes]]
