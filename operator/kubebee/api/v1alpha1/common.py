@@ -210,17 +210,20 @@ def _number_as_text(value: object) -> object:
     return str(value) if type(value) is int else value
 
 
-def _int_or_string(pattern: str) -> Any:
+def _int_or_string(pattern: str, **of_numbers: int) -> Any:
     def mark(schema: dict[str, Any]) -> None:
         # The API server applies string rules to strings only, and wants no type beside the marker.
         # pydantic leaves a pattern out of the schema where a validator stands before it.
         schema.pop("type", None)
-        schema |= {"pattern": pattern, "x-kubernetes-int-or-string": True}
+        schema |= {"pattern": pattern, "x-kubernetes-int-or-string": True, **of_numbers}
 
     return Field(pattern=pattern, max_length=16, json_schema_extra=mark)
 
 
 PortRange = Annotated[str, BeforeValidator(_number_as_text), _int_or_string(PORTS_PATTERN)]
+ServedPorts = Annotated[
+    str, BeforeValidator(_number_as_text), _int_or_string(PORTS_PATTERN, minimum=1, maximum=65535)
+]
 IntOrPercent = Annotated[str, BeforeValidator(_number_as_text), _int_or_string(PERCENT_PATTERN)]
 PortName = Annotated[str, BeforeValidator(_number_as_text), _int_or_string(LABEL_PATTERN)]
 IpProtocol = Annotated[str, BeforeValidator(_number_as_text), _int_or_string(PROTOCOL_PATTERN)]

@@ -26,6 +26,7 @@ from kubebee.api.v1alpha1.common import (
     Resource,
     Rule,
     RuledModel,
+    ServedPorts,
     exactly_one,
     later,
     list_map,
@@ -56,7 +57,7 @@ def _sound(text: str) -> str:
     return text
 
 
-Ports = Annotated[PortRange, AfterValidator(_sound)]
+Ports = Annotated[ServedPorts, AfterValidator(_sound)]
 Seconds = Annotated[Int, Field(ge=1, le=86400)]
 LoadBalancerClass = Annotated[str, Field(max_length=316)]
 
