@@ -116,18 +116,6 @@ def test_a_frontend_that_another_has_already_is_refused(site: Site) -> None:
         site.running.delete("servicelb-thief.yaml")
 
 
-def test_a_frontend_in_the_place_of_a_process_of_the_node_is_left_out(site: Site) -> None:
-    site.running.apply(balancer("thief", NODE, NODE_PORT))
-    words = f"{NODE}:{NODE_PORT}", "ServiceLB/thief:web", "another address or port"
-    site.wait_refused("ServiceLB", "thief", "AddressInUse", *words, stalled=False)
-    assert site.lab.on_node("curl", "-s", f"http://{NODE}:{NODE_PORT}/").stdout == "node\n"
-    assert site.running.status("ServiceLB", "shop").ready
-    site.traffic()
-    site.running.apply(balancer("thief", NODE, NODE_PORT + 1))
-    site.running.wait("ServiceLB", "thief", lambda status: status.ready, "served at another port")
-    site.running.delete("servicelb-thief.yaml")
-
-
 def test_a_backend_that_is_no_address_is_refused(site: Site) -> None:
     good = site.running.status("ServiceLB", "shop")
     with site.undisturbed():
@@ -177,3 +165,16 @@ def test_mending_it_is_enough(site: Site) -> None:
     good = site.running.status("BpfProgram", EDITED).attachments
     site.refused(program(EDITED, counter(), whatever=1), "UnknownField", "spec.whatever")
     assert site.mend("BpfProgram", EDITED).attachments == good
+
+
+def test_a_frontend_in_the_place_of_a_process_of_the_node_is_left_out(site: Site) -> None:
+    site.running.apply(balancer("thief", NODE, NODE_PORT))
+    words = f"{NODE}:{NODE_PORT}", "ServiceLB/thief:web", "another address or port"
+    site.wait_refused("ServiceLB", "thief", "AddressInUse", *words, stalled=False)
+    assert site.lab.on_node("curl", "-s", f"http://{NODE}:{NODE_PORT}/").stdout == "node\n"
+    assert site.running.status("ServiceLB", "shop").ready
+    site.traffic()
+    site.running.apply(balancer("thief", NODE, NODE_PORT + 1))
+    site.running.wait("ServiceLB", "thief", lambda status: status.ready, "served at another port")
+    site.running.delete("servicelb-thief.yaml")
+    site.running.wait("ServiceLB", "thief", lambda status: not status.document, "it is gone")

@@ -41,6 +41,7 @@ def test_an_interface_that_is_not_there_is_waited_for(site: Site) -> None:
         status = site.running.wait("BpfProgram", "late", lambda s: s.ready)
         assert [a["point"] for a in status.attachments] == ["late0"]
         site.running.delete("bpfprogram-late.yaml")
+        site.running.wait("BpfProgram", "late", lambda status: not status.document, "it is gone")
         site.lab.node.network.ip("link", "del", "late0")
 
 

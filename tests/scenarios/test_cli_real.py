@@ -88,7 +88,10 @@ def test_verify_finds_two_resources_of_one_name(tmp_path: Path) -> None:
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A kubebee with one resource of each kind and some traffic."""
     options = ["--metrics-port", PORT, "--enable-stats"]
-    with Lab() as lab, Running(lab.node_command, tmp_path_factory.mktemp("cli"), options) as started:
+    with (
+        Lab() as lab,
+        Running(lab.node_command, tmp_path_factory.mktemp("cli"), options, cold=True) as started,
+    ):
         manifests = (
             program("packets", counter()),
             program("execs", tracer(), EXEC),

@@ -74,6 +74,7 @@ def test_a_node_port_answers_clients_from_outside_and_loopback_of_the_node(
     port = {"name": "http", "port": 80, "nodePort": 30080}
     running.apply(service(clusterIP=CLUSTER_IP, type="NodePort", ports=[port]))
     running.apply(behind(ONE, TWO))
+    running.wait_ready("ServiceLB", "cluster")  # it is on all interfaces, those of the backends too
     wait_for("a first answer", lambda: http_get(lab.client, NODE, 30080))
     assert {http_get(lab.client, NODE, 30080) for _ in range(30)} == BOTH
     assert set(asked_on_node(lab, "127.0.0.1", 30080)) == BOTH

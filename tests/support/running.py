@@ -104,16 +104,24 @@ class Running:
     Args:
         command: turns an argv into one that runs on the node.
         folder: an empty directory: manifests, cache and log are in it.
+        options: of `kubebee run`.
+        cold: everything is to be compiled, whatever other tests have compiled.
     """
 
     def __init__(
-        self, command: Callable[[Sequence[str]], list[str]], folder: Path, options: Sequence[str] = ()
+        self,
+        command: Callable[[Sequence[str]], list[str]],
+        folder: Path,
+        options: Sequence[str] = (),
+        *,
+        cold: bool = False,
     ) -> None:
         self._command = command
         self.manifests = folder / "manifests"
         self.manifests.mkdir(parents=True, exist_ok=True)
         self.cache = folder / "cache"
-        compiled.seed(self.cache)
+        if not cold:
+            compiled.seed(self.cache)
         self.log = folder / "log"
         self._options = list(options)
         self.process: subprocess.Popen[bytes] | None = None

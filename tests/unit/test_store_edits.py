@@ -87,7 +87,7 @@ def test_another_way_of_forwarding_reaches_every_frontend(tmp_path: Path) -> Non
 @pytest.mark.parametrize("suffix", ["yaml", "json"])
 @pytest.mark.parametrize(
     "wrong",
-    [{"port": 80.0}, {"port": True}, {"port": "80"}, {"wieght": 1}, {"address": "web"}, {"name": "f1"}],
+    [{"port": 80.0}, {"port": True}, {"port": "8O"}, {"wieght": 1}, {"address": "web"}, {"name": "f1"}],
 )
 def test_an_edit_that_is_wrong_is_refused_as_if_it_were_new(
     tmp_path: Path, suffix: str, wrong: dict[str, object]
