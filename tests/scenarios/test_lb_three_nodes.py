@@ -59,7 +59,7 @@ def test_a_killed_loader_costs_no_connection(site: ThreeNodes) -> None:
 def test_a_backend_that_dies_takes_its_own_connections_alone(site: ThreeNodes) -> None:
     first, _, third = site.hosts
     with contextlib.ExitStack() as stack:
-        steady = [stack.enter_context(tcp_connect(site.client, first.address, WEB)) for _ in range(12)]
+        steady = [stack.enter_context(tcp_connect(site.client, first.address, WEB)) for _ in range(ASKED)]
         before = [asked(each) for each in steady]
         assert set(before) == PODS
         site.serve(third)
