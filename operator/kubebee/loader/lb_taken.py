@@ -25,11 +25,12 @@ def without_taken(lb: LbUnit) -> tuple[LbUnit, dict[FrontendKey, Frontend]]:
         BpfError: netlink refused.
     """
     own = frozenset(own_addresses())
-    if not any(key.address in own for key in lb.frontends):
+    if not any(key.address in own and _is_explicit(one) for key, one in lb.frontends.items()):
         return lb, {}
     found = taken(lb.frontends, own, listeners())
-    left = {key: one for key, one in lb.frontends.items() if key not in found}
-    return (replace(lb, frontends=left) if found else lb), found
+    if not found:
+        return lb, found
+    return replace(lb, frontends={k: one for k, one in lb.frontends.items() if k not in found}), found
 
 
 def taken(
@@ -52,7 +53,7 @@ def taken(
                 continue
             key = FrontendKey(address, listener.port, protocol)
             one = frontends.get(key)
-            if one is not None and one.owner.startswith(_EXPLICIT) and not _leads_here(one, own, key.port):
+            if one is not None and _is_explicit(one) and not _leads_here(one, own, key.port):
                 found[key] = one
     return found
 
@@ -60,6 +61,10 @@ def taken(
 def explicit_owner(frontend: Frontend) -> ResourceKey:
     """The ServiceLB that declares an explicit frontend ("ServiceLB/shop:web")."""
     return ResourceKey("ServiceLB", frontend.owner.removeprefix(_EXPLICIT).partition(":")[0])
+
+
+def _is_explicit(frontend: Frontend) -> bool:
+    return frontend.owner.startswith(_EXPLICIT)
 
 
 def _covers(bound: bytes, address: bytes) -> bool:
