@@ -384,3 +384,11 @@ def test_only_a_resource_that_takes_over_from_kube_proxy_brings_code_for_that() 
         sources = [code.source for packets in made.unit.packets for code in (packets.xdp, packets.tc)]
         assert made.unit.socket is not None
         assert {"KB_LB_CUT_OVER" in source for source in (*sources, made.unit.socket.source)} == {expected}
+
+
+def test_what_many_resources_have_in_common_is_attached_once() -> None:
+    found = [(served(f"lb{number}", ((number, 1),)), None) for number in range(1, 101)]
+    made = unit(found, Text(), lambda *_: None).unit
+    assert made is not None
+    assert len(made.owners) == 100
+    assert [mode for _, mode in made.interfaces] == ["Auto"]

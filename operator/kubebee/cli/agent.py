@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 
@@ -78,7 +79,8 @@ def host_view(
 
     def view() -> Host:
         present = {i.name: i.index for i in interfaces().values()}
-        return Host(present, primary_interface, cgroup, mode, files, losing_interfaces)
+        # Each is asked once for a moment, by however many units.
+        return Host(present, cache(primary_interface), cgroup, mode, files, cache(losing_interfaces))
 
     return view
 

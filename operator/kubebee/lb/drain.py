@@ -36,10 +36,13 @@ class Drains:
             seconds: of the frontends that have a limit.
             now: the time.
         """
-        present = {served.value.id: seconds.get(key) for key, served in state.served.items()}
-        wanted = {gone.frontend for gone in state.gone.values()}
-        kept = {id_: value for id_, value in self._seconds.items() if id_ in wanted and id_ not in present}
-        self._seconds = kept | {id_: value for id_, value in present.items() if value is not None}
+        limited = {state.served[key].value.id: value for key, value in seconds.items() if key in state.served}
+        kept: dict[int, int] = {}
+        if self._seconds:  # else there is no need to look at every frontend at each edit
+            present = {served.value.id for served in state.served.values()}
+            left = {gone.frontend for gone in state.gone.values()} - present
+            kept = {id_: value for id_, value in self._seconds.items() if id_ in left}
+        self._seconds = kept | limited
         self._leaving = {
             number: self._known(number, gone) or _Leaving(_who(gone), now)
             for number, gone in state.gone.items()

@@ -34,7 +34,7 @@ _USED, _GONE, _SOCKETS_ONLY = map(int, (BackendFlag.USED, BackendFlag.GONE, Fron
 _MOVING = int(FrontendFlag.MOVING)
 
 
-Ahead = Callable[[Set[bytes]], None]
+Ahead = Callable[[set[bytes]], None]
 """Told of addresses before backends at them are written; it may set their next hops."""
 
 
@@ -198,7 +198,7 @@ class FamilyState:
 
         if ahead is not None:
             members = (each for frontend in wanted for each in (*frontend.backends, *(frontend.inside or ())))
-            ahead({member.address for member in members} - self._hops.keys())
+            ahead({member.address for member in members}.difference(self._hops))
         frontends = maps[self.family.frontends]
         writer = TableWriter(maps, self.family)
         if removed:

@@ -77,7 +77,7 @@ class LbData:
         """
         state = self.adopt(maps)
         lb_sockets.apply(maps)
-        if not IPV6.present(maps):  # a version that runs because the newest, which has them, failed
+        if unit.features.ipv6 and not IPV6.present(maps):  # this version runs because the newest failed
             unit = _without_ipv6(unit)
         kept = {key: each for key, each in _served(state).items() if keep(each)} if keep else {}
         if kept:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from operator import attrgetter
 
 from kubebee.lb.family_state import Ahead
 from kubebee.lb.layout import NextHop
@@ -11,6 +12,7 @@ from kubebee.lb.model import Forwarding, Frontend, FrontendKey
 from kubebee.lb.sync import LbState
 from kubebee.planner.plan import LbUnit
 
+_forwarding = attrgetter("forwarding")
 SHOWN = 5
 """Of many frontends or backends so many are named, and how many there are."""
 
@@ -40,10 +42,10 @@ class LbLinks:
         Raises:
             BpfError: netlink failed, or a map refused a write.
         """
-        by_l2 = [(key, one) for key, one in lb.frontends.items() if one.forwarding is Forwarding.DSR_L2]
-        if not by_l2:
+        if Forwarding.DSR_L2 not in map(_forwarding, lb.frontends.values()):
             self._addresses, self._far, self._made = frozenset(), set(), {}
             return lb
+        by_l2 = [(key, one) for key, one in lb.frontends.items() if one.forwarding is Forwarding.DSR_L2]
         self._addresses = frozenset(backend.address for _, one in by_l2 for backend in one.backends)
         if unknown := {address for address in self._addresses if state.next_hop(address) is None}:
             ahead(unknown)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
+from operator import attrgetter
 
 from kubebee.bpf.addresses import own_addresses
 from kubebee.bpf.listeners import Listener, listeners
@@ -15,6 +16,7 @@ from kubebee.lb.model import Frontend, FrontendKey, Protocol
 from kubebee.planner.plan import LbUnit, ResourceKey
 
 _EXPLICIT = "ServiceLB/"
+_address = attrgetter("address")
 _PROTOCOLS = {int(protocol): protocol for protocol in Protocol}
 
 
@@ -25,6 +27,8 @@ def without_taken(lb: LbUnit) -> tuple[LbUnit, dict[FrontendKey, Frontend]]:
         BpfError: netlink refused.
     """
     own = frozenset(own_addresses())
+    if own.isdisjoint(map(_address, lb.frontends)):
+        return lb, {}
     if not any(key.address in own and _is_explicit(one) for key, one in lb.frontends.items()):
         return lb, {}
     found = taken(lb.frontends, own, listeners())

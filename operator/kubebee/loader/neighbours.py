@@ -124,9 +124,9 @@ class Neighbours:
         if not self._stale:
             self._give_up_unwanted()
 
-    def want_also(self, addresses: Set[bytes]) -> None:
+    def want_also(self, addresses: set[bytes]) -> None:
         """Follow these addresses beside those that are followed; `work` looks new ones up."""
-        self._stale.update(dict.fromkeys(addresses - self._routes.keys()))
+        self._stale.update(dict.fromkeys(addresses.difference(self._routes)))
 
     def work(self) -> None:
         """Look up a slice of stale routes, ask for neighbours that are not kept yet, publish what is known.

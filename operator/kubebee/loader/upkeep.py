@@ -7,7 +7,7 @@ import contextlib
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from kubebee.bpf.map import Map
 from kubebee.bpf.neighbours import our_neighbours, stop_keeping
@@ -114,7 +114,7 @@ class LbUpkeep:
         self._followed = state
         self._wake.set()
 
-    def ahead(self, addresses: Set[bytes]) -> None:
+    def ahead(self, addresses: set[bytes]) -> None:
         """Find the way to backends that are about to be written: new flows must not take another at first.
 
         Raises:

@@ -173,9 +173,11 @@ def _unit(
         ),
         socket=_bundle(sources.socketlb(features), "socketlb.bpf.c") if sockets else None,
         cgroup=sockets.cgroup if sockets else "",
-        interfaces=tuple(
-            (served.spec.interfaces or Interfaces(primary=True), served.spec.north_south.mode)
-            for served in accepted
+        interfaces=tuple(  # each once: many ServiceLBs name the same
+            dict.fromkeys(
+                (served.spec.interfaces or Interfaces(primary=True), served.spec.north_south.mode)
+                for served in accepted
+            )
         ),
         frontends=_own(frontends, accepted),
         config=accepted[0].balanced.config,
