@@ -2,12 +2,15 @@
 
 Needs root, and the real kube-proxy: KUBEBEE_KUBE_PROXY names its program, as `make cluster` builds it below
 .build/cluster; without it only ServiceLB is measured, and the notes say so. COUNTS ("1,100,10000") are the
-numbers of Services; all but one have ten endpoints that nobody reaches. Each case has a lab of its own: a
-client, a node that balances, two backends. All read the same small API server.
+numbers of Services; all but one have two endpoints that nobody reaches: with ten and 10,000 Services
+kube-proxy's first pass takes more than four minutes. Each case has a lab of its own: a client, a node that
+balances, two backends. All read the same small API server.
 
 - `..._packet`: a client's thread sends datagrams of one flow as fast as it can; nanoseconds each. All must
   come to a backend's interface. A veth's work is done by the sender's CPU: this is the cost of the whole way.
   `none` sends to a backend itself: the way without a balancer. Compare differences to it.
+- `..._cpu`: what all processors of the machine were busy for one of these datagrams, by /proc/stat:
+  nanoseconds, over all rounds. It counts whatever else ran too.
 - `..._connect`: microseconds of connect() over TCP, one after the other; `_p99` beside the median.
 
 What socket LB adds to calls of processes, against none, is in socketlb_cost.py.
@@ -26,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.report import Figure, Report
-from bench.site import pins_of, scratch
+from bench.site import busy_ns, pins_of, scratch, wait_for_rest
 from kubebee.bpf.map import Map
 from kubebee.lb.layout import pack_key
 from kubebee.lb.model import FrontendKey, Protocol, parse_address
@@ -49,6 +52,7 @@ PORTS = [
     {"name": "sink", "port": UDP_PORT, "protocol": "UDP"},
 ]
 READY_SECONDS = 240
+OTHERS_ENDPOINTS = 2
 Way = Callable[[Lab, ApiServer, Path], contextlib.AbstractContextManager[None]]
 
 
@@ -105,23 +109,24 @@ def received(lab: Lab) -> int:
     return sum(int(link["stats64"]["rx"]["packets"]) for (link,) in shown)
 
 
-def packets(lab: Lab, address: str) -> list[float]:
-    """Nanoseconds of a datagram, by round."""
-    found = []
+def packets(lab: Lab, address: str) -> tuple[list[float], float]:
+    """Nanoseconds of a datagram, by round, and of the processors over all of them."""
+    found, busy = [], 0
     with lab.client.socket(socket.SOCK_DGRAM) as sock:
         sock.connect((address, UDP_PORT))
         send, data = sock.send, bytes(18)
         for _ in range(ROUNDS):
-            before, since = received(lab), time.perf_counter_ns()
+            before, idle, since = received(lab), busy_ns(), time.perf_counter_ns()
             for _ in range(PACKETS):
                 with contextlib.suppress(ConnectionRefusedError):  # nobody listens, and some are told
                     send(data)
             spent = time.perf_counter_ns() - since
+            busy += busy_ns() - idle
             came = received(lab) - before
             if came < 0.99 * PACKETS:
                 raise RuntimeError(f"{PACKETS - came} of {PACKETS} packets to {address} were lost")
             found.append(spent / PACKETS)
-    return found
+    return found, busy / (ROUNDS * PACKETS)
 
 
 def connects(lab: Lab, address: str) -> list[float]:
@@ -135,8 +140,11 @@ def connects(lab: Lab, address: str) -> list[float]:
 
 
 def measure(report: Report, name: str, lab: Lab, address: str) -> None:
-    """Both figures of one case."""
-    report.figures[f"{name}_packet"] = Figure("ns", packets(lab, address))
+    """The figures of one case, once compilers and whatever else was begun are done."""
+    wait_for_rest()
+    clock, cpu = packets(lab, address)
+    report.figures[f"{name}_packet"] = Figure("ns", clock)
+    report.figures[f"{name}_cpu"] = Figure("ns", [cpu])
     times = connects(lab, address)
     report.figures[f"{name}_connect"] = Figure("us", times)
     report.figures[f"{name}_connect_p99"] = Figure("us", [statistics.quantiles(times, n=100)[98]])
@@ -148,7 +156,7 @@ def documents(count: int) -> Iterator[dict[str, Any]]:
         yield one | {"metadata": one["metadata"] | {"uid": "1"}}
     for number in range(1, count):
         yield service(number)
-        yield endpoint_slice(number)
+        yield endpoint_slice(number, endpoints=OTHERS_ENDPOINTS)
 
 
 def main() -> None:

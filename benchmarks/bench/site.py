@@ -15,6 +15,9 @@ from support.running import Running
 
 _LOOK_SECONDS = 0.0005
 _DEADLINE_SECONDS = 60.0
+_TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+_REST_SECONDS = 0.5
+_REST_SHARE = 0.1
 
 
 @contextlib.contextmanager
@@ -68,3 +71,24 @@ def rename_into(running: Running, name: str, text: str) -> float:
     moment = time.perf_counter()
     temporary.replace(running.manifests / name)
     return moment
+
+
+def busy_ns() -> int:
+    """What all processors together have worked, interrupts included, to the kernel's tick of 10 ms each."""
+    user, nice, system, _idle, _iowait, hard, soft = map(int, Path("/proc/stat").read_text().split()[1:8])
+    return (user + nice + system + hard + soft) * _TICK_NS
+
+
+def wait_for_rest() -> None:
+    """Wait until the machine hardly works for half a second, so that nothing that was begun is measured too.
+
+    Raises:
+        TimeoutError: it does not come to rest within a minute.
+    """
+    end = time.monotonic() + _DEADLINE_SECONDS
+    while time.monotonic() < end:
+        before = busy_ns()
+        time.sleep(_REST_SECONDS)
+        if busy_ns() - before < _REST_SHARE * _REST_SECONDS * 1e9:
+            return
+    raise TimeoutError("the machine does not come to rest")
