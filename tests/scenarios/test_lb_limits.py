@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 
 from lab import BACKENDS, VIP, Lab, http_get, tcp_connect
 from lab.traffic import http_ask
-from support.running import Running, wait_for
+from support.running import KUBEBEE, Running, wait_for
 from support.site import policy
 
 pytestmark = pytest.mark.root
@@ -62,6 +63,26 @@ def test_maps_have_the_sizes_that_are_given_and_grow_under_connections_that_stay
         assert http_ask(connection) == answering
         wait_for("the old ones are gone", lambda: sizes(running, "kb_lb_flow") == [4096])
         assert http_ask(connection) == answering
+
+
+def test_the_status_says_how_full_the_tables_are(lab: Lab, running: Running) -> None:
+    def tables() -> dict[str, tuple[int, int]]:
+        found = running.status("ServiceLB", "shop").status.get("fill", [])
+        return {table["limit"]: (table["used"], table["size"]) for table in found}
+
+    sizes = {"frontends": (1, 64), "backends": (2, 8), "slots": (224, 4096)}
+    with contextlib.ExitStack() as stack:
+        running.apply(balancer(frontends=64, backends=8, slots=4096, flows=1024))
+        wait_for("it is said", lambda: tables() == {**sizes, "flows": (0, 1024)})
+        for _ in range(200):
+            stack.enter_context(tcp_connect(lab.client, VIP, 80))
+        running.kill()  # the next one says what it finds
+        running.start()
+        wait_for("connections are counted", lambda: tables() == {**sizes, "flows": (200, 1024)})
+    (row,) = [row for row in running.status("ServiceLB", "shop").status["fill"] if row["limit"] == "flows"]
+    assert (row["family"], row["percent"], row["node"]) == ("IPv4", 19, "node1")
+    shown = running.run("env", "COLUMNS=200", KUBEBEE, "status", "-f", str(running.manifests)).stdout
+    assert "IPv4: 1 of 64 frontends, 2 of 8 backends, 224 of 4,096 slots, 200 of 1,024 flows" in shown
 
 
 def test_what_the_node_has_no_memory_for_is_refused_and_what_ran_runs_on(

@@ -137,6 +137,28 @@ def test_a_status_that_nobody_can_read_counts_as_none(cluster: SmallCluster) -> 
     assert statuses(cluster) == ("True", "Running", False)
 
 
+def test_a_balancer_says_how_full_the_tables_of_its_fullest_node_are(cluster: SmallCluster) -> None:
+    cluster.apply(service("10.9.0.1"), SHOP)
+    settle(cluster)
+
+    def report(name: str, percent: int) -> None:
+        (resource,) = cluster.bpf_nodes[name]["status"]["resources"]
+        table = {"limit": "flows", "family": "IPv4", "used": percent, "size": 100, "percent": percent}
+        resource["fill"] = [table]
+
+    report("n1", 40)
+    report("n2", 60)
+    cluster.write(plan(cluster))
+    (table,) = cluster.status(SHOP)["fill"]
+    assert (table["node"], table["used"], table["size"]) == ("n2", 60, 100)
+    assert cluster.status(SHOP)["fullest"] == "flows 60%"
+    report("n1", 64)
+    assert plan(cluster).empty, "about as full as the other: no write"
+    cluster.set_ready("n2", False)
+    cluster.write(plan(cluster))
+    assert cluster.status(SHOP)["fullest"] == "flows 64%", "what a node that is down said is of no use"
+
+
 # -- deletion ------------------------------------------------------------------------------------------------
 
 

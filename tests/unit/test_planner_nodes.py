@@ -9,8 +9,11 @@ import pytest
 from pydantic import BaseModel
 
 from kubebee.api.v1alpha1 import bpfnode, status
+from kubebee.lb.fill import Fill
 from kubebee.planner import nodes
-from kubebee.planner.report import Stage
+from kubebee.planner.node_status import Outcome, node_status
+from kubebee.planner.plan import LbUnit, ResourceKey
+from kubebee.planner.report import Stage, UnitReport
 
 PAIRS = [
     (nodes.Ref, bpfnode.BundleRef),
@@ -18,6 +21,7 @@ PAIRS = [
     (nodes.Place, bpfnode.NodeAttachment),
     (nodes.Running, bpfnode.NodeProgram),
     (nodes.Report, bpfnode.NodeResource),
+    (nodes.Taken, status.TableFill),
     (nodes.Happened, bpfnode.NodeHappening),
 ]
 
@@ -51,6 +55,17 @@ def test_a_bpf_node_is_read_as_the_api_server_has_it() -> None:
     assert record.reports[key].ready("b" * 16)
     assert not record.reports[key].ready("a" * 16), "it speaks of another version"
     assert nodes.bpf_node_spec(tuple(record.bundles.values())) == document()["spec"]
+
+
+def test_how_full_tables_are_is_read_as_a_loader_writes_it() -> None:
+    written = Fill("flows", "IPv6", 12, 1000)
+    unit = UnitReport(LbUnit.key, 3, Stage.RUNNING, "", fill=(written,))
+    outcome = Outcome(ResourceKey("ServiceLB", "shop"), 3, "b" * 16, unit)
+    told = node_status([outcome], "6.18", (), (), None, "2026-01-01T00:00:00Z")
+    (resource,) = told.model_dump(mode="json", by_alias=True, exclude_defaults=True)["resources"]
+    assert resource["fill"] == [{"limit": "flows", "family": "IPv6", "used": 12, "size": 1000, "percent": 1}]
+    (report,) = nodes.read_bpf_node({**document(), "status": {"resources": [resource]}}).reports.values()
+    assert nodes.fill_of(report) == (written,)
 
 
 def test_a_report_is_ready_only_at_the_last_stage_and_without_failure() -> None:

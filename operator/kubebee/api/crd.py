@@ -11,12 +11,14 @@ from kubebee.api.docs import about
 from kubebee.api.structural import Schema, structural_schema
 from kubebee.api.v1alpha1.common import GROUP, VERSION
 from kubebee.api.v1alpha1.resources import KINDS, AnyResource, spec_model, status_model
+from kubebee.api.v1alpha1.servicelb import ServiceLB
 
 _HEAD = "# Generated from operator/kubebee/api by `make crds`; change the models, not this file.\n"
 
 _FIRST_STATUS = {"default": {"observedGeneration": -1}}
 """So that kstatus, which takes an object without a status for done, waits for the first one."""
 
+_FULLEST = ("Fullest", "string", ".status.fullest", "The table with the least room, where it is fullest")
 _COLUMNS = (
     ("Ready", "string", '.status.conditions[?(@.type=="Ready")].status', "Whether all nodes run it"),
     ("Nodes", "string", ".status.nodes.summary", "Nodes that run it, of those that shall"),
@@ -91,12 +93,16 @@ def crd(kind: type[AnyResource]) -> Schema:
                     "served": True,
                     "storage": True,
                     "subresources": {"status": {}},
-                    "additionalPrinterColumns": [_column(*column) for column in _COLUMNS],
+                    "additionalPrinterColumns": [_column(*column) for column in _columns(kind)],
                     "schema": {"openAPIV3Schema": kind_schema(kind)},
                 }
             ],
         },
     }
+
+
+def _columns(kind: type[AnyResource]) -> tuple[tuple[str, str, str, str], ...]:
+    return (*_COLUMNS[:-1], _FULLEST, _COLUMNS[-1]) if kind is ServiceLB else _COLUMNS
 
 
 def _column(name: str, kind: str, path: str, text: str) -> Schema:

@@ -34,6 +34,7 @@ from kubebee.loader.loader import Loader
 from kubebee.loader.pins import PinRoot
 from kubebee.planner.build import Planned, Planner
 from kubebee.planner.declared import Declared, Inputs, Node
+from kubebee.planner.fill import balancer_status
 from kubebee.planner.node_status import Outcome
 from kubebee.planner.plan import LbUnit, ResourceKey
 from kubebee.planner.report import Happening, NodeReport, UnitReport
@@ -263,10 +264,11 @@ class Agent:
         repaired = await self.loader.check()
         if repaired is not None:
             self._tell(repaired.happenings)
+        fuller = self.loader.look_at_fill()
         retry = self._retry_at is not None and time.monotonic() >= self._retry_at
         if retry:
             self._retry_at = None
-        if repaired is not None or retry or self.store.stale():
+        if repaired is not None or retry or fuller or self.store.stale():
             await self.reconcile()
 
     async def _watch_store(self) -> None:
@@ -396,20 +398,27 @@ class Agent:
             self._refuse(key, declared.generation, planned.refused[key], unit)
         elif key in planned.idle:
             status = idle_status(declared.generation, planned.idle[key], previous, now())
-            self.board.set(key, declared.generation, status)
+            self._show(key, declared.generation, status)
         else:
             warnings = planned.warnings.get(key, ())
             reports = [(self.node.name, unit)]
             status = status_of(declared.generation, reports, previous, now(), warnings)
-            self.board.set(key, declared.generation, status)
+            self._show(key, declared.generation, status, unit)
 
     def _refuse(
         self, key: ResourceKey, generation: int, error: KubebeeError, unit: UnitReport | None
     ) -> None:
         reports = [(self.node.name, unit)] if unit else []
         status = refused_status(generation, error, self._previous(key), now(), reports)
-        self.board.set(key, generation, status)
+        self._show(key, generation, status, unit)
         self._tell_once(key, error)
+
+    def _show(
+        self, key: ResourceKey, generation: int, status: CommonStatus, unit: UnitReport | None = None
+    ) -> None:
+        if key.kind == "ServiceLB":
+            status = balancer_status(status, [(self.node.name, unit.fill)] if unit else ())
+        self.board.set(key, generation, status)
 
     def _previous(self, key: ResourceKey) -> CommonStatus | None:
         known = self.board.current.get(key)

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from kubebee.cli.rates import NONE, Rates
 from kubebee.cli.snapshot import Place, Resource, Snapshot
+from kubebee.lb.fill import HIGH
 from kubebee.loader.counted import FunctionReading
 from kubebee.planner.plan import ResourceKey
 from kubebee.policy.compile import BUILTIN
@@ -32,6 +33,7 @@ def render(now: Snapshot, before: Snapshot | None = None) -> Group:
     blocks: list[RenderableType] = [_headline(now), _programs(now, rates)]
     blocks += [_failure(resource) for resource in now.resources if not resource.ready]
     blocks += [_services(now.services)] if now.services is not None else []
+    blocks += [_fill(now)] if any(resource.status.get("fill") for resource in now.resources) else []
     tables = (_frontends(now, rates), _rules(now, rates), _drops(now, rates), _events(now))
     blocks += [table for table in tables if table.row_count]
     return Group(*_spaced(blocks))
@@ -70,6 +72,19 @@ def _services(record: ServicesRecord) -> Text:
             for text in texts[:EVENTS]:
                 line.append(f"\n  {text}", style="yellow")
     return line
+
+
+def _fill(now: Snapshot) -> Text:
+    """How full the load balancer's tables are, a line for each family; all ServiceLBs share them."""
+    tables = next(resource.status["fill"] for resource in now.resources if resource.status.get("fill"))
+    lines: dict[str, list[Text]] = {}
+    for table in tables:
+        text = f"{table['used']:,} of {table['size']:,} {table['limit']}"
+        style = "yellow" if table["percent"] >= HIGH else ""
+        lines.setdefault(str(table["family"]), []).append(Text(text, style=style))
+    return Text("\n").join(
+        Text(f"{family}: ").append_text(Text(", ").join(texts)) for family, texts in lines.items()
+    )
 
 
 def columns(*texts: str, numbers: Sequence[str] = ()) -> Table:

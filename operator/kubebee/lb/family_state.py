@@ -521,6 +521,22 @@ class FamilyState:
         return any(served.moving is not None for served in self.served.values())
 
     @property
+    def rooms(self) -> dict[str, tuple[int, int]]:
+        """What is taken and what there is, by the field of spec.limits that bounds it.
+
+        A frontend takes a number and an entry, and its address an entry if nobody else has it: what runs out
+        first counts.
+        """
+        ids, numbers, space = self._frontend_ids, self._backend_ids, self._space
+        entries = len(self.served) + len(self._wanted_addresses), self._capacity
+        named = ids.capacity - ids.available, ids.capacity
+        return {
+            "frontends": max(named, entries, key=lambda room: room[0] / room[1]),
+            "backends": (numbers.capacity - numbers.available, numbers.capacity),
+            "slots": (space.held * layout.ROW_SLOTS, space.rows * layout.ROW_SLOTS),
+        }
+
+    @property
     def short_of_room(self) -> bool:
         """Whether what is kept for connections may soon be missed by backends that come."""
         numbers = self._backend_ids

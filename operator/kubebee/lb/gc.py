@@ -50,6 +50,7 @@ class GcReport:
         live: flows with SNAT that remain.
         orphans: had lost their other half.
         drained: were ended, as their backend had drained for long enough.
+        held: entries that remain, by name of the map.
     """
 
     live: int = 0
@@ -57,6 +58,7 @@ class GcReport:
     orphans: int = 0
     backends_freed: int = 0
     drained: int = 0
+    held: Mapping[str, int] = field(default_factory=dict)
 
     def plus(self, other: GcReport) -> GcReport:
         """What both saw and did."""
@@ -66,6 +68,7 @@ class GcReport:
             self.orphans + other.orphans,
             self.backends_freed + other.backends_freed,
             self.drained + other.drained,
+            {**self.held, **other.held},
         )
 
 
@@ -102,7 +105,9 @@ def _collect_family(
     direct = settle(maps, state, now_ns, timeouts.dsr, drained)
     translated, used = _collect_translated(maps, state, now_ns, timeouts, drained)
     freed = state.free_gone(maps, frozenset(used | direct.used))
-    return translated.plus(GcReport(0, direct.expired, 0, freed, direct.drained))
+    counts = {state.family.flows: translated.live, state.family.dsr_flows: direct.live}
+    held = {name: count for name, count in counts.items() if name in maps}
+    return translated.plus(GcReport(0, direct.expired, 0, freed, direct.drained, held))
 
 
 def _collect_translated(

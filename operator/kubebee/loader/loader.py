@@ -16,6 +16,7 @@ from pathlib import Path
 from kubebee.bpf.addresses import own_addresses
 from kubebee.bpf.map import Map
 from kubebee.errors import KubebeeError
+from kubebee.lb.fill import Fill
 from kubebee.lb.health.answers import Condition
 from kubebee.lb.health.writes import Writes
 from kubebee.lb.model import Frontend, FrontendKey
@@ -31,6 +32,7 @@ from kubebee.loader.interfaces import XdpInterfaces
 from kubebee.loader.last_good import LastGood
 from kubebee.loader.lb_answers import LbAnswers
 from kubebee.loader.lb_checks import LbChecks
+from kubebee.loader.lb_fill import LbFill
 from kubebee.loader.lb_links import LbLinks
 from kubebee.loader.lb_services import LbServices
 from kubebee.loader.lb_taken import explicit_owner, without_taken
@@ -80,6 +82,7 @@ class Loader:
         self.lb_upkeep = LbUpkeep()
         self.lb_cutter = Cutter(self._compiler, self._tell_uncut)
         self.lb_checks = LbChecks()
+        self.lb_fill = LbFill()
         self.lb_links = LbLinks()
         self.lb_upkeep.on_hops = self.lb_links.take
         self.lb_answers = LbAnswers(self.lb_condition)
@@ -162,8 +165,10 @@ class Loader:
             self.lb_cutter.rest()
             self.lb_checks.rest()
             self.lb_cut_over.rest()
+            self.lb_fill.rest()
         self._settle(run)
         self._take_over()
+        self.look_at_fill()
         self._untidy |= bool(run.prepared or removed or moved or run.undecided)
         if self._untidy:  # it takes longer than all else of a pass that changes nothing
             self._collect_garbage(frozenset().union(*(chain.pins for chain in run.undecided)))
@@ -493,10 +498,26 @@ class Loader:
         """What runs now; happenings are handed over once."""
         attached = attachments(self.xdp, self.links)
         units = {
-            key: unit_report(state, attached.get(key, ()), self._notes(key))
+            key: unit_report(state, attached.get(key, ()), self._notes(key), self._fill(key))
             for key, state in self.states.items()
         }
         return NodeReport(self._node, units, self.take_happenings())
+
+    def look_at_fill(self) -> bool:
+        """See how full the load balancer's tables are; whether a report now says something else of that.
+
+        Nothing is said before flows were counted once, so that it is all there at once.
+        """
+        lb, collected = self._plan.lb, self.lb_upkeep.collected
+        state = self.states.get(lb.key) if lb is not None else None
+        if lb is None or collected is None or state is None or state.active is None or self.lb.state is None:
+            return False
+        if not self.lb.holds(state.active.maps):
+            return False
+        return self.lb_fill.look(state.active.maps, self.lb.state, collected.held, lb.owners)
+
+    def _fill(self, key: ResourceKey) -> tuple[Fill, ...]:
+        return self.lb_fill.shown if key.kind == "ServiceLB" else ()
 
     def _notes(self, key: ResourceKey) -> tuple[str, ...]:
         if key.kind != "ServiceLB":

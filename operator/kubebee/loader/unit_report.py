@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from kubebee.lb.fill import Fill
 from kubebee.loader.interfaces import XdpInterfaces
 from kubebee.loader.links import Links
 from kubebee.loader.loaded import Loaded
@@ -12,8 +13,13 @@ from kubebee.planner.plan import ResourceKey
 from kubebee.planner.report import Attached, Failure, MapFact, Stage, UnitReport
 
 
-def unit_report(state: UnitState, attached: Iterable[Attached], notes: tuple[str, ...] = ()) -> UnitReport:
-    """What a status says of one unit; `notes` are said beside its own."""
+def unit_report(
+    state: UnitState,
+    attached: Iterable[Attached],
+    notes: tuple[str, ...] = (),
+    fill: tuple[Fill, ...] = (),
+) -> UnitReport:
+    """What a status says of one unit; `notes` are said beside its own, `fill` is that of its tables."""
     failure = state.failure
     if failure is None and state.missing:
         names = ", ".join(state.missing)
@@ -36,6 +42,7 @@ def unit_report(state: UnitState, attached: Iterable[Attached], notes: tuple[str
         maps=tuple(_map_facts(active)) if active else (),
         failure=failure,
         notes=(*state.notes, *replaced, *notes),
+        fill=fill,
         compile_seconds=state.compile_seconds,
         load_seconds=active.seconds if active else 0.0,
     )

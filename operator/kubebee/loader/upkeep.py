@@ -35,13 +35,13 @@ class LbUpkeep:
     """Follows the network on behalf of the maps that it was last given.
 
     Attributes:
-        collected: what the last collection of flows saw.
+        collected: what the last collection of flows saw, None before the first.
         on_hops: told of next hops that were written.
         expired, orphans, drained, freed: sums over all collections, for metrics.
     """
 
     def __init__(self) -> None:
-        self.collected = GcReport()
+        self.collected: GcReport | None = None
         self.on_hops: Callable[[Mapping[bytes, NextHop | None]], None] = lambda _: None
         self.expired = self.orphans = self.drained = self.freed = 0
         self._drains: defaultdict[Family, Drains] = defaultdict(Drains)
@@ -147,6 +147,7 @@ class LbUpkeep:
         if self._neighbours is not None:
             self._neighbours.close()
         self._neighbours, self._state, self._followed, self._maps = None, None, None, {}
+        self.collected = None
         self._wake.set()
 
     def next_hop(self, address: bytes) -> NextHop | None:

@@ -12,6 +12,7 @@ from kubebee.api.parse import parse_resource
 from kubebee.api.v1alpha1.bpfprogram import BpfProgram, TemplateSource
 from kubebee.api.v1alpha1.resources import AnyResource
 from kubebee.api.v1alpha1.rollout import Rollout
+from kubebee.api.v1alpha1.servicelb import ServiceLBStatus
 from kubebee.api.v1alpha1.status import CommonStatus
 from kubebee.errors import KubebeeError
 from kubebee.planner import bpfprogram
@@ -25,6 +26,7 @@ from kubebee.planner.wire import Encoded, encode
 Render = Callable[[TemplateSource], Rendered]
 ConfigMaps = Mapping[tuple[str, str], Mapping[str, str]]
 _NOWHERE = Node("")
+_STATUS: Mapping[str, type[CommonStatus]] = {"ServiceLB": ServiceLBStatus}
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def read(
         created=str(metadata.get("creationTimestamp") or ""),
         deleting=metadata.get("deletionTimestamp") is not None,
         finalizers=tuple(metadata.get("finalizers") or ()),
-        status=_status(manifest.get("status")),
+        status=_status(key.kind, manifest.get("status")),
         wish=wish,
     )
 
@@ -170,10 +172,10 @@ def _source(resource: AnyResource) -> tuple[str, str] | None:
     return wanted.namespace, wanted.name
 
 
-def _status(document: object) -> CommonStatus | None:
+def _status(kind: str, document: object) -> CommonStatus | None:
     if not document:
         return None
     try:
-        return CommonStatus.model_validate(document)
+        return _STATUS.get(kind, CommonStatus).model_validate(document)
     except ValidationError:
         return None  # it is written anew from what the nodes say

@@ -15,6 +15,7 @@ from kubebee.api.v1alpha1.bpfnode import (
 )
 from kubebee.api.v1alpha1.status import NodeFailure
 from kubebee.errors import KubebeeError
+from kubebee.planner.fill import table_fill
 from kubebee.planner.plan import ResourceKey
 from kubebee.planner.report import Attached, Failure, Stage, UnitReport
 from kubebee.planner.status import node_failure, shown_point, summary_status
@@ -88,6 +89,7 @@ def _resource(outcome: Outcome) -> NodeResource:
         map_ids=tuple(fact.id for fact in unit.maps[:MAX_IDS]) if unit else (),
         failure=failure,
         notes=unit.notes[:MAX_NOTES] if unit else (),
+        fill=tuple(table_fill(fill) for fill in unit.fill) if unit else (),
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from kubebee.lb.fill import Fill
 from kubebee.planner.plan import ResourceKey
 from kubebee.planner.report import Attached, Failure, Stage, UnitReport
 
@@ -60,6 +61,15 @@ class Running(msgspec.Struct, frozen=True, rename="camel"):
     attachments: tuple[Place, ...] = ()
 
 
+class Taken(msgspec.Struct, frozen=True, rename="camel"):
+    """How full a table is; see `TableFill`."""
+
+    limit: str
+    family: str
+    used: int = 0
+    size: int = 0
+
+
 class Report(msgspec.Struct, frozen=True, rename="camel"):
     """What became of one resource on a node; see `NodeResource`."""
 
@@ -73,6 +83,7 @@ class Report(msgspec.Struct, frozen=True, rename="camel"):
     programs: tuple[Running, ...] = ()
     failure: Trouble | None = None
     notes: tuple[str, ...] = ()
+    fill: tuple[Taken, ...] = ()
 
     @property
     def key(self) -> ResourceKey:
@@ -199,7 +210,13 @@ def unit_report(report: Report) -> UnitReport:
         ),
         failure=failure_of(trouble) if trouble else None,
         notes=report.notes,
+        fill=fill_of(report),
     )
+
+
+def fill_of(report: Report) -> tuple[Fill, ...]:
+    """How full a node's tables are, as the functions for statuses take it."""
+    return tuple(Fill(taken.limit, taken.family, taken.used, taken.size) for taken in report.fill)
 
 
 def failure_of(trouble: Trouble) -> Failure:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+from kubebee.lb.fill import Fill
 from kubebee.planner.plan import ResourceKey
 
 
@@ -78,6 +79,7 @@ class UnitReport:
         generation: generation of the resource that this report speaks of.
         wanted_hash, running_hash: code hashes; they differ while an old generation is kept.
         notes: what the user should know though nothing failed (a map that was recreated, ...).
+        fill: of the load balancer, how full its tables are.
     """
 
     key: ResourceKey
@@ -89,6 +91,7 @@ class UnitReport:
     maps: tuple[MapFact, ...] = ()
     failure: Failure | None = None
     notes: tuple[str, ...] = ()
+    fill: tuple[Fill, ...] = ()
     compile_seconds: float = 0.0
     load_seconds: float = 0.0
 

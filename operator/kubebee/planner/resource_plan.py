@@ -14,9 +14,10 @@ from kubebee.planner.candidate import Candidate
 from kubebee.planner.cluster import FINALIZER, ClusterNode
 from kubebee.planner.cluster_status import Subject, absent_status, refused_cluster_status, rolled_status
 from kubebee.planner.events import PlannedEvent, refusal_event, rollout_events
+from kubebee.planner.fill import balancer_status
 from kubebee.planner.members import Member, Version, recorded_version, stable_version
 from kubebee.planner.moments import parse_time, rfc3339
-from kubebee.planner.nodes import BpfNodeRecord, Ref
+from kubebee.planner.nodes import BpfNodeRecord, Ref, fill_of
 from kubebee.planner.plan import ResourceKey
 from kubebee.planner.rollout import decide, settled
 from kubebee.planner.selection import is_canary
@@ -143,6 +144,7 @@ def _rolled(
     decision = decide(outlook.key, version, members, asked, record, outlook.there, now)
     subject = _subject(candidate, others, now)
     status = rolled_status(subject, version.digest, members, decision.record, asked is not None, warnings)
+    status = _with_fill(candidate, status, members)
     return ResourcePlan(
         refs={**_given(candidate, decision.give), **_taken_from(outlook, others)},
         bundle=None if outlook.there(version) else candidate.wish.encoded,
@@ -166,6 +168,7 @@ def _refused(outlook: Outlook, candidate: Candidate, error: KubebeeError, now: d
     record = settled(outlook.key, members, record, f"generation {candidate.generation} is refused", now)
     served = [member for member in members if member.has or member.report or member.name in give]
     status = refused_cluster_status(_subject(candidate, (), now), error, served, record)
+    status = _with_fill(candidate, status, served)
     return ResourcePlan(
         refs=_given(candidate, give),
         finalizer=_finalizer(candidate, bool(served)),
@@ -178,7 +181,7 @@ def _absent(outlook: Outlook, candidate: Candidate, reason: str, now: datetime) 
     """No node shall run it; one that is down keeps nothing from being deleted."""
     holding = outlook.holding()
     up = [member for member in holding if member.up]
-    status = absent_status(_subject(candidate, holding, now), reason)
+    status = _with_fill(candidate, absent_status(_subject(candidate, holding, now), reason), ())
     return ResourcePlan(
         refs=_taken_from(outlook, holding),
         finalizer=_finalizer(candidate, bool(up if candidate.deleting else holding)),
@@ -217,6 +220,14 @@ def _finalizer(candidate: Candidate, wanted: bool) -> bool | None:
     if wanted == there or (wanted and candidate.deleting):
         return None
     return wanted
+
+
+def _with_fill(candidate: Candidate, status: CommonStatus, members: Iterable[Member]) -> CommonStatus:
+    """Of a ServiceLB also how full its tables are, on nodes that are up."""
+    if candidate.key.kind != "ServiceLB":
+        return status
+    reports = ((each.name, fill_of(each.report)) for each in members if each.up and each.report)
+    return balancer_status(status, reports, candidate.status)
 
 
 def _news(candidate: Candidate, status: CommonStatus) -> dict[str, Any] | None:

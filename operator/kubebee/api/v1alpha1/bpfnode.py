@@ -23,7 +23,7 @@ from kubebee.api.v1alpha1.common import (
     Time,
     Word,
 )
-from kubebee.api.v1alpha1.status import CommonStatus, NodeFailure
+from kubebee.api.v1alpha1.status import CommonStatus, NodeFailure, TableFill
 
 Kind = Literal["BpfProgram", "ServiceLB", "HostPolicy"]
 
@@ -114,6 +114,9 @@ class NodeResource(StatusModel):
     """Why it does not run as asked."""
     notes: Annotated[tuple[Sentence, ...], Field(max_length=16)] = ()
     """What to know though nothing failed."""
+    fill: Annotated[tuple[TableFill, ...], Field(max_length=8)] = ()
+    """ServiceLB: how full the node's tables are, which all its ServiceLBs share. A change of less than 10
+    percentage points is not written, nor one within five minutes, unless a table comes to 90."""
 
 
 class ForeignProgram(StatusModel):

@@ -27,13 +27,14 @@ from kubebee.api.v1alpha1.common import (
     Rule,
     RuledModel,
     ServedPorts,
+    Word,
     exactly_one,
     later,
     list_map,
 )
 from kubebee.api.v1alpha1.rollout import Rollout
 from kubebee.api.v1alpha1.selectors import Interfaces, LabelSelector
-from kubebee.api.v1alpha1.status import CommonStatus
+from kubebee.api.v1alpha1.status import CommonStatus, TableFill
 
 MAX_PORTS = 1000
 """Of one range: each port has a table of its own."""
@@ -289,13 +290,20 @@ def _double(first: int, second: int, what: str) -> PydanticCustomError:
     )
 
 
+class FullestTable(TableFill):
+    """A table on the node where it is fullest."""
+
+    node: Line
+    """Name of the node."""
+
+
 class ServiceLBStatus(CommonStatus):
     """State of the load balancer over all nodes."""
 
-    frontends: Int = 0
-    """Virtual addresses served."""
-    backends: Int = 0
-    """Servers behind them."""
+    fill: Annotated[tuple[FullestTable, ...], Field(max_length=8)] = ()
+    """How full each table is where it is fullest; BpfNodes say it of every node, metrics at any moment."""
+    fullest: Word = ""
+    """The fullest of these, for `kubectl get`."""
 
 
 class ServiceLB(Resource):

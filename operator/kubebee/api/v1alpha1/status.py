@@ -84,6 +84,21 @@ class Attachment(StatusModel):
     """Id of the link in the kernel; 0 for a filter of tc."""
 
 
+class TableFill(StatusModel):
+    """How full a table of the load balancer is."""
+
+    limit: Word
+    """The field of `spec.limits` that bounds it: frontends, backends, slots or flows."""
+    family: Word
+    """IPv4 or IPv6: each has tables of its own."""
+    used: Int
+    """Entries that are taken."""
+    size: Int
+    """Entries that there is room for."""
+    percent: Int
+    """The one of the other, rounded down."""
+
+
 class CommonStatus(StatusModel):
     """State of an object over all nodes."""
 
