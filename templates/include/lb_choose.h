@@ -52,6 +52,21 @@ static __noinline int lb_choose_affine(const struct kb_lb_frontend *frontend, co
 #endif
 
 /*
+ * What finds the slot of a flow that is to get entries: its hash, or what was drawn for it. Without entries (DSR) only
+ * the hash finds the backend again.
+ */
+static __always_inline __u32 lb_draw(const struct kb_lb_frontend *frontend, __u32 hash)
+{
+#ifdef KB_LB_RANDOM
+	if (frontend->flags & LB_FE_RANDOM)
+		return bpf_get_prandom_u32();
+#else
+	(void)frontend;
+#endif
+	return hash;
+}
+
+/*
  * For a packet: a new connection's choice, or under DSR that of a connection which is older than the table.
  * choice->backend is NULL when there is none. Returns 0 or a drop reason.
  */

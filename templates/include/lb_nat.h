@@ -147,7 +147,7 @@ static __always_inline int lb_nat(struct kb_ctx *ctx, const struct kb_packet *pa
 		if (lb_is_theirs(&key, l4->tcp_flags, false))
 			return KB_CONTINUE;
 #endif
-		error = lb_choose(frontend, packet, l4, hash, &choice);
+		error = lb_choose(frontend, packet, l4, lb_draw(frontend, hash), &choice);
 		if (error)
 			return kb_drop(error);
 		if (!choice.backend)

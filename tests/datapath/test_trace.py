@@ -150,6 +150,21 @@ def test_when_the_flow_table_is_full_it_says_so() -> None:
         assert backend(trace(live, client(1), ACK)), "those that are kept go on"
 
 
+def test_a_backend_that_is_drawn_is_told_as_one_of_several_until_the_connection_has_it(live: Live) -> None:
+    drawing = replace(frontend("10.0.0.2:8080", "10.0.0.3:8080"), random=True)
+    live.balancer.serve(drawing)
+    seen = [trace(live, client()) for _ in range(32)]
+    assert {backend(each) for each in seen} == {"10.0.0.2:8080", "10.0.0.3:8080"}
+    assert not any(each.disagrees or not each.drawn or each.pick for each in seen)
+    assert "may get another backend" in trace_view.summary(seen[0])
+    assert "slots at random, in this run 10.0.0." in trace_view.text(seen[0])
+    really(live, client())
+    known = trace(live, client(), ACK)
+    assert not known.drawn
+    assert "another" not in trace_view.summary(known)
+    assert agrees(known, really(live, client(), ACK))
+
+
 def test_dsr_is_seen_through(live: Live) -> None:
     live.balancer.serve(frontend("10.0.0.2:80", "10.0.0.3:80", forwarding=Forwarding.DSR_IPIP))
     traced = trace(live, client())

@@ -1,4 +1,4 @@
-"""sessionAffinity of a ServiceLB: clients outside and processes of the node keep their backend, if asked."""
+"""How a ServiceLB chooses: clients outside and processes of the node keep their backend, if asked."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lab import BACKENDS, VIP, Lab, http_get
-from support.running import Running, wait_for
+from support.running import KUBEBEE, Running, wait_for
 
 pytestmark = pytest.mark.root
 
@@ -48,3 +48,9 @@ def test_affinity_is_switched_on_off_and_on_again(lab: Lab, running: Running) ->
     for spec, each in (({"sessionAffinity": CLIENT_IP}, 1), ({}, 2), ({"sessionAffinity": CLIENT_IP}, 1)):
         running.apply(balancer(**spec))
         wait_for(f"{each} answer", lambda n=each: [len(names) for names in answering(lab)] == [n, n])
+
+
+def test_a_servicelb_that_draws_backends_serves_all_of_them(lab: Lab, running: Running) -> None:
+    running.apply(balancer(algorithm="Random"))
+    wait_for("both answer", lambda: answering(lab)[0] == set(BACKENDS))
+    assert running.run(KUBEBEE, "lb", "get", "shop:web").stdout.count("Algorithm:   Random") == 1

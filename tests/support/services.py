@@ -165,6 +165,11 @@ def dsr() -> ServicesWanted:
     return ServicesWanted((Selection("all", forwarding=Forwarding.DSR_IPIP),))
 
 
+def random() -> ServicesWanted:
+    """All Services, their backends drawn."""
+    return ServicesWanted((Selection("all", random=True),))
+
+
 def text_of(address: bytes) -> str:
     """An address as people write it."""
     return format_address(address)

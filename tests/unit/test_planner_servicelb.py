@@ -386,6 +386,48 @@ def test_only_a_resource_that_takes_over_from_kube_proxy_brings_code_for_that() 
         assert {"KB_LB_CUT_OVER" in source for source in (*sources, made.unit.socket.source)} == {expected}
 
 
+FRONTEND = {"name": "web", "address": "10.96.0.1", "port": 80}
+
+
+def test_only_a_resource_that_draws_backends_brings_code_for_that() -> None:
+    for resource, expected in ((six(), False), (six(algorithm="Random"), True)):
+        declared = Declared(ResourceKey("ServiceLB", "six"), resource, 1, "2026-01-01T00:00:00Z")
+        served = Served(declared, resource.spec, Balanced.of(resource))
+        planned = unit([(served, None)], Datapaths(), {}.__setitem__).unit
+        assert planned is not None
+        assert [each.random for each in planned.frontends.values()] == [expected]
+        sources = [code.source for packets in planned.packets for code in (packets.xdp, packets.tc)]
+        assert {"#define KB_LB_RANDOM" in source for source in sources} == {expected}
+
+
+def test_services_of_a_resource_that_draws_backends_are_drawn_too() -> None:
+    resource = load_balancer({"services": {"all": True}, "algorithm": "Random"})
+    declared = Declared(ResourceKey("ServiceLB", "it"), resource, 1, "2026-01-01T00:00:00Z")
+    served = Served(declared, resource.spec, Balanced.of(resource))
+    planned = unit([(served, None)], Text(), {}.__setitem__).unit
+    assert planned is not None
+    assert planned.services is not None
+    assert [each.random for each in planned.services.selections] == [True]
+    assert planned.features.random
+
+
+def test_an_algorithm_that_changes_changes_frontends_that_are_known() -> None:
+    before = load_balancer({"frontends": [FRONTEND]})
+    after = before.model_copy(update={"spec": before.spec.model_copy(update={"algorithm": "Random"})})
+    (frontend,) = Balanced.of(after, Balanced.of(before)).frontends.values()
+    assert frontend.random
+
+
+def test_random_with_dsr_is_refused_by_the_field_that_asks_for_it() -> None:
+    with pytest.raises(KubebeeError, match="algorithm Random needs"):
+        load_balancer({"algorithm": "Random", "forwarding": {"mode": "DSR"}})
+    one = {**FRONTEND, "forwarding": {"mode": "DSR"}}
+    with pytest.raises(KubebeeError, match="finds the backend of each packet by its hash") as refused:
+        balanced({"algorithm": "Random", "frontends": [one]})
+    assert refused.value.where == "spec.frontends[0].forwarding (web)"
+    assert "Maglev" in refused.value.hint
+
+
 def test_what_many_resources_have_in_common_is_attached_once() -> None:
     found = [(served(f"lb{number}", ((number, 1),)), None) for number in range(1, 101)]
     made = unit(found, Text(), lambda *_: None).unit

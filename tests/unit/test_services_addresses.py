@@ -13,6 +13,7 @@ from support.services import (
     dsr,
     endpoint_slice,
     ingress,
+    random,
     service,
 )
 
@@ -235,6 +236,18 @@ def test_the_annotation_chooses_snat_where_the_servicelb_has_dsr() -> None:
     assert Site(service(), same, wanted=dsr()).frontend(VIP).forwarding is Forwarding.DSR_IPIP
     snat = service(annotations={"kubebee.dev/forwarding": "SNAT"})
     assert Site(snat, same, wanted=dsr()).frontend(VIP).forwarding is Forwarding.SNAT
+
+
+def test_a_service_of_a_servicelb_that_draws_backends_has_them_drawn() -> None:
+    assert Site(service(), TWO, wanted=random()).frontend(VIP).random
+    assert not Site(service(), TWO).frontend(VIP).random
+
+
+def test_a_dsr_service_of_a_servicelb_that_draws_backends_goes_by_maglev_and_that_is_said() -> None:
+    same = endpoint_slice("10.1.0.1", ports=[{"name": "http", "port": 80}])
+    site = Site(service(annotations={"kubebee.dev/forwarding": "DSR"}), same, wanted=random())
+    assert (site.frontend(VIP).forwarding, site.frontend(VIP).random) == (Forwarding.DSR_IPIP, False)
+    assert "chosen by Maglev" in site.warnings
 
 
 def test_node_ports_of_a_dsr_service_are_snat_without_a_word() -> None:

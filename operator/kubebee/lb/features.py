@@ -14,6 +14,7 @@ class Features:
         ipv6: maps and code of that family.
         affinity: clients come back to the backend they had.
         cut_over: flows that kube-proxy began stay with it.
+        random: some frontends draw the backend of a new flow.
         host_only: of sockets those in the host's network namespace are served; packets don't care.
     """
 
@@ -21,6 +22,7 @@ class Features:
     ipv6: bool = False
     affinity: bool = False
     cut_over: bool = False
+    random: bool = False
     host_only: bool = False
 
     def context(self) -> dict[str, bool]:

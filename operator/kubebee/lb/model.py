@@ -154,6 +154,8 @@ class Frontend:
         drop_outside: packets from outside find no backend though there are some elsewhere: they are dropped,
             not refused, so that the client tries again.
         reserved: what is not for processes of the host to bind.
+        random: the backend of a new connection from outside is drawn, not found by its hash. Not with DSR,
+            which keeps nothing of a connection: there only the hash finds the backend again.
         owner: what declared it, for messages ("ServiceLB/web:http", "Service/default/web:http",
             "Pod/default/web-0:http"); no part of its behaviour.
     """
@@ -167,6 +169,7 @@ class Frontend:
     sockets_only: bool = False
     drop_outside: bool = False
     reserved: Reserved = Reserved.NOTHING
+    random: bool = False
     owner: str = field(default="", compare=False)
 
 
@@ -236,6 +239,12 @@ def check(frontend: Frontend) -> None:
     where = f"{frontend.owner}: {frontend.key}" if frontend.owner else str(frontend.key)
     if not 0 < frontend.key.port <= 0xFFFF:
         raise LbModelError("a frontend's port must be within 1-65535", where=where)
+    if frontend.random and frontend.forwarding.is_dsr:
+        raise LbModelError(
+            f"Random can't be had with {frontend.forwarding}, which finds each packet's backend by its hash",
+            where=where,
+            hint="use SNAT, or Maglev",
+        )
     _check_backends(frontend, frontend.backends, where)
     if frontend.inside is not None:
         _check_backends(frontend, frontend.inside, where)

@@ -75,6 +75,16 @@ class Shown:
         return forwarding_of(self.value.flags)
 
     @property
+    def random(self) -> bool:
+        """Whether the backend of a new connection from outside is drawn."""
+        return bool(self.value.flags & FrontendFlag.RANDOM)
+
+    @property
+    def algorithm(self) -> str:
+        """How the backend of a new connection from outside is chosen, as the API has it."""
+        return "Random" if self.random else "Maglev"
+
+    @property
     def active(self) -> int:
         """Backends that take new connections, of whichever side."""
         return sum(1 for member in self.members if member.state == "Active")

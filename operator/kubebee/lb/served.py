@@ -90,6 +90,8 @@ def flags_of(frontend: Frontend) -> int:
         flags |= FrontendFlag.DSR_IPIP
     if frontend.forwarding is Forwarding.DSR_L2:
         flags |= FrontendFlag.L2
+    if frontend.random:
+        flags |= FrontendFlag.RANDOM
     if frontend.source_ranges:
         flags |= FrontendFlag.SOURCES
     if frontend.sockets_only:
@@ -121,6 +123,7 @@ def as_desired(
         sockets_only=bool(flags & FrontendFlag.SOCKETS_ONLY),
         drop_outside=bool(flags & FrontendFlag.DROP_OUTSIDE),
         reserved=_reserved(flags),
+        random=bool(flags & FrontendFlag.RANDOM),
         owner=owner,
     )
 

@@ -54,6 +54,7 @@ def frontends_of(owner: str, spec: api.ServiceLBSpec, known: Mapping[int, Made])
 
 def _frontends(owner: str, index: int, item: api.Frontend, spec: api.ServiceLBSpec) -> Made:
     where = f"spec.frontends[{index}]"
+    _check_algorithm(index, item, spec)
     try:
         address = parse_address(item.address)
         where += ".backends"
@@ -70,6 +71,7 @@ def _frontends(owner: str, index: int, item: api.Frontend, spec: api.ServiceLBSp
                 backends,
                 forwarding=mode,
                 affinity_seconds=_affinity_seconds(item.session_affinity or spec.session_affinity),
+                random=spec.algorithm == "Random",
                 owner=f"{owner}:{item.name}",
             )
             check_frontend(frontend)
@@ -80,6 +82,16 @@ def _frontends(owner: str, index: int, item: api.Frontend, spec: api.ServiceLBSp
         ) from error
     _check_probes(index, item)
     return tuple(made)
+
+
+def _check_algorithm(index: int, item: api.Frontend, spec: api.ServiceLBSpec) -> None:
+    if spec.algorithm == "Random" and mode_of(item.forwarding or spec.forwarding).is_dsr:
+        raise KubebeeError(
+            "spec.algorithm Random can't be had with DSR, which finds the backend of each packet by its hash",
+            reason="InvalidFrontend",
+            where=f"spec.frontends[{index}].forwarding ({item.name})",
+            hint="use mode SNAT, or give the frontend to a ServiceLB with algorithm Maglev",
+        )
 
 
 def _check_probes(index: int, item: api.Frontend) -> None:
@@ -138,7 +150,7 @@ def config_of(spec: api.ServiceLBSpec) -> LbConfig:
 
 def _inherited(spec: api.ServiceLBSpec) -> tuple[object, ...]:
     """What frontends take from the spec where they say nothing."""
-    return spec.forwarding, spec.session_affinity
+    return spec.forwarding, spec.session_affinity, spec.algorithm
 
 
 @dataclass(frozen=True)

@@ -159,6 +159,7 @@ def _unit(
         ipv6=IPV6 in needs.families,
         affinity=affinity,
         cut_over=any(served.spec.cut_over is not None for served in accepted),
+        random=any(served.spec.algorithm == "Random" for served in accepted),
         host_only=sockets is not None and sockets.host_namespace_only,
     )
     return LbUnit(
@@ -223,6 +224,7 @@ def _selection(owner: str, spec: api.ServiceLBSpec, wanted: api.ServicesSelector
         host_ports=bool(wanted.all),
         namespaces=frozenset(wanted.namespaces),
         classes=None if classes is None else frozenset(classes),
+        random=spec.algorithm == "Random",
     )
 
 

@@ -121,7 +121,8 @@ class Trace:
     Attributes:
         frontend: that the packet is for, None if for none.
         connection: None if it belongs to none.
-        pick: None without a frontend or a backend.
+        pick: None without a frontend or a backend, and where backends are drawn.
+        drawn: its backend is one of those that it may get at random.
         backend: that it goes to, None if to none; `position` is its place among those that stay, from 1.
         by_table_before: it is of a connection that is older than a change of its slot, and not known.
         disagrees: the table says otherwise, and nothing explains it.
@@ -134,6 +135,7 @@ class Trace:
     connection: Connection | None
     habit: Habit | None
     pick: Pick | None
+    drawn: bool
     backend: Member | None
     position: int
     exit: Exit | None
@@ -187,7 +189,7 @@ def decide(
     before, after = decode(run.before), decode(run.after)
     connection = _connection(run.found, flow)
     habit = _habit(run.found, frontend, now_ns) if frontend is not None else None
-    pick = _pick(flow, table) if frontend is not None and table is not None else None
+    pick = _pick(flow, table) if frontend is not None and table is not None and not frontend.random else None
     ending = _ending(run, before, after)
     backend = _backend(frontend, before, after, connection, run.made) if frontend else None
     chosen = backend.number if backend else None
@@ -204,6 +206,7 @@ def decide(
         connection=connection,
         habit=habit,
         pick=pick,
+        drawn=_is_drawn(frontend, backend, connection, habit),
         backend=backend,
         position=staying.index(backend) + 1 if backend in staying else 0,
         exit=_exit(run, after, backend, interfaces),
@@ -252,6 +255,17 @@ def _pick(flow: Flow, table: Table) -> Pick | None:
     slot = number * size >> 32
     word = table.slots[slot]
     return Pick(number, slot, size, word & NUMBER, changed=bool(word & BEFORE))
+
+
+def _is_drawn(
+    frontend: Shown | None, backend: Member | None, connection: Connection | None, habit: Habit | None
+) -> bool:
+    """Whether another run might find another backend: neither a connection nor the client's habit has it."""
+    if frontend is None or backend is None or not frontend.random:
+        return False
+    if connection is not None and (connection.answer or connection.backend == backend.number):
+        return False
+    return habit is None or not habit.counts or habit.backend != backend.number
 
 
 def _ending(run: Rehearsal, before: Decoded, after: Decoded) -> Ending:

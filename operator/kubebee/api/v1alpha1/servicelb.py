@@ -227,8 +227,17 @@ class CutOver(ApiModel):
     """Let it serve again when this object is deleted."""
 
 
-class ServiceLBSpec(ApiModel):
+class ServiceLBSpec(RuledModel):
     """What is balanced, to where and how."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "!has(self.algorithm) || self.algorithm != 'Random' || !has(self.forwarding)"
+            " || !has(self.forwarding.mode) || self.forwarding.mode != 'DSR'",
+            "algorithm Random needs forwarding.mode SNAT: DSR finds the backend of each packet by its hash",
+            lambda self: self.algorithm != "Random" or self.forwarding.mode != "DSR",
+        ),
+    )
 
     frontends: Annotated[
         tuple[Frontend, ...], Field(max_length=1000, json_schema_extra=list_map("name"))
@@ -242,8 +251,10 @@ class ServiceLBSpec(ApiModel):
     """How packets get to backends."""
     socket_lb: SocketLB = SocketLB()
     """Translation at the sockets of the node."""
-    algorithm: Annotated[Literal["Maglev", "Random"], later("Random")] = "Maglev"
-    """How a backend is chosen for a new connection."""
+    algorithm: Literal["Maglev", "Random"] = "Maglev"
+    """How a backend is chosen for a new connection from outside. Maglev: by a hash, alike on all nodes.
+    Random: it is drawn, by weight; with SNAT alone, which keeps a connection's backend. Services that ask for
+    DSR have Maglev."""
     north_south: NorthSouth = NorthSouth()
     """Traffic that arrives from outside the node."""
     limits: Limits = Limits()

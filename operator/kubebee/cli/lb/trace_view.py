@@ -169,6 +169,9 @@ def _affinity(trace: Trace, shown: Shown) -> str:
 
 def _choice(trace: Trace, shown: Shown) -> str:
     pick = trace.pick
+    if shown.random and shown.value.size:
+        drawn = f", in this run {trace.backend.backend}" if trace.drawn and trace.backend else ""
+        return f"one of {shown.value.size} slots at random{drawn or ', for new connections'}"
     if pick is None:
         return "no backend takes packets from outside"
     member = next((each for each in shown.members if each.number == pick.number), None)
@@ -220,7 +223,8 @@ def summary(trace: Trace) -> str:
         return f"would go to {trace.backend.backend} ({place}), out of another balancer's tunnel{_out(trace)}"
     how = f"by {_SENT[shown.forwarding]}"
     source = f" from {end(*trace.source)}" if trace.source else ""
-    return f"would go to {trace.backend.backend} ({place}) {how}{source}{_out(trace)}"
+    to = f"would go to {trace.backend.backend} ({place}) {how}{source}{_out(trace)}"
+    return f"{to}; another new connection may get another backend, at random" if trace.drawn else to
 
 
 def _decider(stage: StageRun | None) -> str:
@@ -266,6 +270,7 @@ def document(trace: Trace) -> _Document:
         "connection": _connection_document(trace.connection) if trace.connection else None,
         "affinity": _habit_document(habit) if habit else None,
         "choice": {"hash": pick.hash, "slot": pick.slot, "slots": pick.size} if pick else None,
+        "drawn": trace.drawn,
         "tunnel": {"to": end(trace.tunnel, 0), "endsHere": trace.is_tunnels_end} if trace.tunnel else None,
         "backend": _member_document(trace.backend) | {"position": trace.position} if trace.backend else None,
         "source": _end_document(*trace.source) if trace.source else None,
@@ -299,6 +304,7 @@ def _frontend_document(shown: Shown) -> _Document:
         "name": shown.name,
         **_key_document(shown.key),
         "forwarding": shown.forwarding.value,
+        "algorithm": shown.algorithm,
         "affinitySeconds": shown.value.affinity,
     }
 

@@ -12,6 +12,7 @@ from kubebee.lb.services.facts import NodeFacts
 from kubebee.lb.services.service import Port, Service
 from kubebee.lb.services.serving import Serving, endpoints, serving
 from kubebee.lb.services.slices import Slice
+from kubebee.lb.services.wanted import Selection
 
 LOOPBACKS = {len(address): address for address in (bytes((127, 0, 0, 1)), bytes(15) + b"\x01")}
 """By length. The programs that keep ports from being bound know those by their entry there."""
@@ -63,7 +64,9 @@ class Made(NamedTuple):
     warnings: tuple[str, ...]
 
 
-def make(name: str, service: Service, slices: Iterable[Slice], facts: NodeFacts, default: Forwarding) -> Made:
+def make(
+    name: str, service: Service, slices: Iterable[Slice], facts: NodeFacts, selection: Selection
+) -> Made:
     """The frontends of a Service.
 
     Args:
@@ -71,7 +74,7 @@ def make(name: str, service: Service, slices: Iterable[Slice], facts: NodeFacts,
         service: the Service.
         slices: its EndpointSlices.
         facts: the node.
-        default: forwarding where the Service names none.
+        selection: how the ServiceLB that serves it forwards.
     """
     ordered = sorted(slices)
     claims: dict[FrontendKey, Claim] = {}
@@ -85,11 +88,13 @@ def make(name: str, service: Service, slices: Iterable[Slice], facts: NodeFacts,
             every.update(found)
             if service.health_check_port and chosen.ready_here:
                 here.update(backend.address for backend in chosen.here)
-            maker = _Maker(name, service, port, length, _bounded(chosen, port, warnings), default)
+            maker = _Maker(name, service, port, length, _bounded(chosen, port, warnings), selection)
             for claim in maker.claims(facts):
                 claims.setdefault(claim.frontend.key, claim)  # the strongest of one Service's own is first
             if maker.untranslatable:
                 warnings.append(f"port {port.port} is served by SNAT: DSR needs targetPort to be the same")
+    if selection.random and any(claim.frontend.forwarding.is_dsr for claim in claims.values()):
+        warnings.append("its backends are chosen by Maglev, as Random can't be had with DSR")
     if not claims:
         warnings.append("it has no address to serve: clusterIP, externalIPs, or a nodePort")
     return Made(tuple(claims.values()), len(every), len(here), tuple(warnings))
@@ -107,7 +112,7 @@ class _Maker:
     """Frontends of one port in one family."""
 
     def __init__(
-        self, name: str, service: Service, port: Port, length: int, chosen: Serving, default: Forwarding
+        self, name: str, service: Service, port: Port, length: int, chosen: Serving, selection: Selection
     ) -> None:
         self._owner = f"Service/{name}:{port.name or port.port}"
         self._service = service
@@ -115,8 +120,10 @@ class _Maker:
         self._length = length
         self._chosen = chosen
         # A Service asks for DSR; by which way is the ServiceLB's to say.
+        default = selection.forwarding
         asked = service.forwarding or default
         self._forwarding = default if asked.is_dsr and default.is_dsr else asked
+        self._random = selection.random
         self.untranslatable = False
 
     def claims(self, facts: NodeFacts) -> Iterator[Claim]:
@@ -172,14 +179,16 @@ class _Maker:
         *,
         drop: bool = False,
     ) -> Frontend:
+        forwarding = self._forwarding_of(key.port, (*backends, *(inside or ())))
         return Frontend(
             key=key,
             backends=backends,
             inside=inside,
-            forwarding=self._forwarding_of(key.port, (*backends, *(inside or ()))),
+            forwarding=forwarding,
             affinity_seconds=self._service.affinity_seconds,
             source_ranges=ranges,
             drop_outside=drop,
+            random=self._random and not forwarding.is_dsr,
             owner=self._owner,
         )
 

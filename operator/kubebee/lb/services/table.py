@@ -164,7 +164,7 @@ class ServiceTable:
         if service is not None and selection is not None:
             balanced = selection.balances(service.load_balancer_class)
             own = service if balanced else service._replace(ingress=())
-            made = make("/".join(name), own, slices, self.facts, selection.forwarding)
+            made = make("/".join(name), own, slices, self.facts, selection)
         return with_references(made, references, service, slices, self.facts) if references else made
 
     @property

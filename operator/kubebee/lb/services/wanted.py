@@ -47,6 +47,7 @@ class Selection:
             None: whatever the class.
         forwarding: of Services that name none.
         host_ports: host ports of the node's pods too.
+        random: backends are drawn, but for Services that ask for DSR.
     """
 
     owner: str
@@ -55,6 +56,7 @@ class Selection:
     host_ports: bool = False
     namespaces: frozenset[str] = frozenset()
     classes: frozenset[str] | None = None
+    random: bool = False
 
     def is_of(self, namespace: str) -> bool:
         """Whether it is for a namespace."""
