@@ -37,6 +37,7 @@ enum lb_frontend_flags {
 	LB_FE_PORT_RESERVED = 1 << 6, /* nor its port on any address; only at the loopback address */
 	LB_FE_MOVING = 1 << 7, /* slots of its table have flags (lb_stay.h); only user space reads it */
 	LB_FE_L2 = 1 << 8, /* beside LB_FE_DSR_IPIP: by the backend's MAC address instead of an outer header */
+	LB_FE_IP_OPTION = 1 << 9, /* beside LB_FE_DSR_IPIP: translated to the backend, with an option */
 	LB_FE_RANDOM = 1 << 10, /* not with LB_FE_DSR_IPIP: a new flow's slot is drawn, its entry keeps the backend */
 };
 

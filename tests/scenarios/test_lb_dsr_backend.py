@@ -5,7 +5,8 @@
     client -- balancer -- backend1 -- pod
        \\____________________/
 
-The client's packets reach the pod by the balancer and inside IP-in-IP; answers go back by the other link.
+The client's packets reach the pod by the balancer, inside IP-in-IP or with an option; answers go back by the
+other link.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ VIPS = {socket.AF_INET: "10.200.0.77", socket.AF_INET6: "2001:db8:f::77"}
 PODS = {socket.AF_INET: "10.244.1.5", socket.AF_INET6: "2001:db8:244::5"}
 CLIENTS = {socket.AF_INET: "10.1.0.2", socket.AF_INET6: "2001:db8:c::2"}
 PORT = 80
+OTHER_PORT = 8080
+"""Of the pod, where it may be another one."""
 MUCH = 1 << 20
 
 
@@ -88,11 +91,11 @@ def pod(lab: Lab) -> Iterator[Namespace]:
 
 
 @contextlib.contextmanager
-def serving(host: Namespace) -> Iterator[None]:
+def serving(host: Namespace, port: int = PORT) -> Iterator[None]:
     """A server of both families on TCP and UDP: it tells each client its address and how much it sent."""
     tcp, udp = host.socket(family=socket.AF_INET6), host.socket(socket.SOCK_DGRAM, family=socket.AF_INET6)
     for each in (tcp, udp):
-        each.bind(("::", PORT))
+        each.bind(("::", port))
     tcp.listen()
 
     def accept() -> None:
@@ -123,21 +126,22 @@ def serving(host: Namespace) -> Iterator[None]:
         tcp.shutdown(socket.SHUT_RDWR)
         tcp.close()
         with host.socket(socket.SOCK_DGRAM, family=socket.AF_INET6) as end:
-            end.sendto(b"", ("::1", PORT))
+            end.sendto(b"", ("::1", port))
         for thread in threads:
             thread.join(5)
         udp.close()
 
 
-def manifest(mode: str) -> dict[str, Any]:
+def manifest(mode: str, dispatch: str) -> dict[str, Any]:
     """The same ServiceLB for both nodes; no sockets, so that all depends on packets."""
+    port = OTHER_PORT if dispatch == "IPOption" else PORT
     frontends = [
         {
             "name": f"{protocol.lower()}{number}",
             "address": VIPS[family],
             "port": PORT,
             "protocol": protocol,
-            "backends": [{"address": PODS[family], "port": PORT}],
+            "backends": [{"address": PODS[family], "port": port}],
         }
         for number, family in enumerate(VIPS)
         for protocol in ("TCP", "UDP")
@@ -150,14 +154,14 @@ def manifest(mode: str) -> dict[str, Any]:
             "interfaces": {"all": True},
             "northSouth": {"mode": mode},
             "socketLB": {"enabled": False},
-            "forwarding": {"mode": "DSR"},
+            "forwarding": {"mode": "DSR", "dispatch": dispatch},
             "frontends": frontends,
         },
     }
 
 
 @contextlib.contextmanager
-def both_nodes(lab: Lab, folder: Path, mode: str) -> Iterator[None]:
+def both_nodes(lab: Lab, folder: Path, mode: str, dispatch: str = "IPIP") -> Iterator[None]:
     """kubebee on the balancer and on the backend's node."""
     with Node(lab.backends["backend1"]) as other:
         nodes = [
@@ -166,7 +170,7 @@ def both_nodes(lab: Lab, folder: Path, mode: str) -> Iterator[None]:
         ]
         with nodes[0], nodes[1]:
             for node in nodes:
-                node.apply(manifest(mode))
+                node.apply(manifest(mode, dispatch))
             for node in nodes:
                 places = node.wait_ready("ServiceLB", "shop").attachments
                 assert ("XDP" in {each["type"] for each in places}) == (mode == "Native")
@@ -206,10 +210,24 @@ def test_a_pod_behind_another_node_answers_its_clients_directly(
     """It sees their addresses; nobody made a tunnel device."""
     lab.client.run("ethtool", "-K", "eth0", "tx", offload)
     with both_nodes(lab, tmp_path, mode), serving(pod):
-        for family, address in CLIENTS.items():
-            wait_for("an answer", lambda f=family: by_udp(lab.client, f, 1))
-            before = sent_back(lab)
-            assert by_tcp(lab.client, family, 5) == f"{address} 5"
-            assert sent_back(lab) > before
-            assert by_udp(lab.client, family, 7) == f"{address} 7"
-            assert by_tcp(lab.client, family, MUCH) == f"{address} {MUCH}"
+        ask_all(lab)
+
+
+@pytest.mark.parametrize(("mode", "offload"), [("Native", "off"), ("TC", "on")])
+def test_by_ip_option_it_may_listen_on_another_port(
+    lab: Lab, pod: Namespace, tmp_path: Path, mode: str, offload: str
+) -> None:
+    lab.client.run("ethtool", "-K", "eth0", "tx", offload)
+    with both_nodes(lab, tmp_path, mode, "IPOption"), serving(pod, OTHER_PORT):
+        ask_all(lab)
+
+
+def ask_all(lab: Lab) -> None:
+    """A client is answered by both families and protocols, past the balancer."""
+    for family, address in CLIENTS.items():
+        wait_for("an answer", lambda f=family: by_udp(lab.client, f, 1))
+        before = sent_back(lab)
+        assert by_tcp(lab.client, family, 5) == f"{address} 5"
+        assert sent_back(lab) > before
+        assert by_udp(lab.client, family, 7) == f"{address} 7"
+        assert by_tcp(lab.client, family, MUCH) == f"{address} {MUCH}"

@@ -43,12 +43,6 @@ def used(kind: str, spec: str) -> tuple[str, ...]:
             "{source: {object: {image: x}}, programs: [{name: f, attach: {type: StructOps}}]}",
             "spec.source.object.image",
         ),
-        ("ServiceLB", "{forwarding: {mode: DSR, dispatch: IPOption}}", "spec.forwarding.dispatch: IPOption"),
-        (
-            "ServiceLB",
-            "{frontends: [{name: a, address: 10.0.0.1, port: 1, forwarding: {dispatch: IPOption}}]}",
-            "spec.frontends[0].forwarding.dispatch: IPOption",
-        ),
         ("ServiceLB", "{cutOver: {from: KubeProxy, handBack: true}}", "spec.cutOver.handBack"),
         ("HostPolicy", "{egress: [{name: a, action: Deny}]}", "spec.egress"),
         ("HostPolicy", "{defaultAction: {egress: Deny}}", "spec.defaultAction.egress"),
@@ -70,6 +64,11 @@ def test_a_field_that_is_not_built_is_found(kind: str, spec: str, expected: str)
         ("ServiceLB", "{forwarding: {mode: DSR, dispatch: IPIP}, socketLB: {hostNamespaceOnly: false}}"),
         ("ServiceLB", "{cutOver: {from: KubeProxy, handBack: false}}"),
         ("ServiceLB", "{forwarding: {mode: DSR, dispatch: L2}}"),
+        ("ServiceLB", "{forwarding: {mode: DSR, dispatch: IPOption}}"),
+        (
+            "ServiceLB",
+            "{frontends: [{name: a, address: 10.0.0.1, port: 1, forwarding: {dispatch: IPOption}}]}",
+        ),
         ("HostPolicy", "{audit: true, ingress: [{name: a, action: Deny, log: false}]}"),
     ],
 )

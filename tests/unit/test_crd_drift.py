@@ -39,4 +39,4 @@ def test_the_reference_names_defaults_bounds_and_rules() -> None:
     assert "`spec.programs[].priority` | integer |" in text
     assert "Default: 500. (0 to 1000)" in text
     assert "- `spec.source`: exactly one of inline, template, configMap, object must be set" in text
-    assert "Not implemented yet: IPOption." in text
+    assert "Not implemented yet: Bpftrace." in text

@@ -53,6 +53,10 @@ def test_frontends_that_differ_only_in_owner_are_equal_so_that_a_rename_writes_n
             "DSR cannot translate port 80 to 8080",
         ),
         (Frontend(KEY, (ONE,), forwarding=Forwarding.DSR_L2, random=True), "Random can't be had with DSR-L2"),
+        (
+            Frontend(KEY, (ONE, ONE._replace(port=8080)), forwarding=Forwarding.DSR_IP_OPTION),
+            "one backend at 10.0.0.1",
+        ),
         (Frontend(KEY, (Backend(parse_address("2001:db8::1"), 80),)), "of another family"),
         (Frontend(KEY, (), inside=(Backend(parse_address("::1"), 80),)), "of another family"),
         (Frontend(KEY, (ONE,), inside=(ONE._replace(weight=2),)), "one weight for packets and another"),

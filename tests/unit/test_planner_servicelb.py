@@ -13,9 +13,10 @@ from kubebee.api.v1alpha1.servicelb import ServiceLB, SessionAffinity
 from kubebee.errors import KubebeeError
 from kubebee.lb.features import Features
 from kubebee.lb.model import parse_address
+from kubebee.lb.services.claims import Shape
 from kubebee.loader.data import with_own_sources
 from kubebee.planner.declared import Declared
-from kubebee.planner.frontends import Balanced
+from kubebee.planner.frontends import Balanced, mode_of
 from kubebee.planner.plan import ResourceKey
 from kubebee.planner.servicelb import Merged, Served, unit
 from kubebee.render.builtin import Datapaths
@@ -426,6 +427,24 @@ def test_random_with_dsr_is_refused_by_the_field_that_asks_for_it() -> None:
         balanced({"algorithm": "Random", "frontends": [one]})
     assert refused.value.where == "spec.frontends[0].forwarding (web)"
     assert "Maglev" in refused.value.hint
+
+
+@pytest.mark.parametrize("dispatch", ["IPIP", "L2", "IPOption"])
+@pytest.mark.parametrize("of", ["frontend", "Service"])
+def test_only_who_is_forwarded_by_ip_option_brings_code_for_that(of: str, dispatch: str) -> None:
+    """Explicit frontends, or Services that the loader has found."""
+    resource = load_balancer(
+        {"forwarding": {"mode": "DSR", "dispatch": dispatch}}
+        | ({"services": {"all": True}} if of == "Service" else {"frontends": [FRONTEND]})
+    )
+    balanced = Balanced.of(resource)
+    declared = Declared(ResourceKey("ServiceLB", "it"), resource, 1, "2026-01-01T00:00:00Z", balanced)
+    found = Shape(dsr=frozenset({mode_of(resource.spec.forwarding)})) if of == "Service" else Shape()
+    candidates = [(Served(declared, resource.spec, balanced), None)]
+    made = unit(candidates, Datapaths(), {}.__setitem__, services=found).unit
+    assert made is not None
+    sources = [code.source for packets in made.packets for code in (packets.xdp, packets.tc)]
+    assert {"lb_ip_option.h" in source for source in sources} == {dispatch == "IPOption"}
 
 
 def test_what_many_resources_have_in_common_is_attached_once() -> None:

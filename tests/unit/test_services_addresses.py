@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kubebee.lb.model import Forwarding
+from kubebee.lb.services.wanted import Selection, ServicesWanted
 from support.services import (
     NODE_ADDRESSES,
     VIP,
@@ -221,14 +222,14 @@ def test_the_annotation_chooses_dsr_where_the_ports_are_the_same() -> None:
     same = endpoint_slice("10.1.0.1", ports=[{"name": "http", "port": 80}])
     site = Site(web, same)
     assert site.frontend(VIP).forwarding is Forwarding.DSR_IPIP
-    assert site.table.shape.dsr
+    assert site.table.shape.dsr == {Forwarding.DSR_IPIP}
     assert not site.warnings
 
 
 def test_dsr_that_would_have_to_translate_a_port_is_snat_and_said() -> None:
     site = Site(service(annotations={"kubebee.dev/forwarding": "DSR"}), TWO)
     assert site.frontend(VIP).forwarding is Forwarding.SNAT
-    assert "targetPort" in site.warnings
+    assert "port 80 is served by SNAT: DSR cannot translate port 80 to 8080" in site.warnings
 
 
 def test_the_annotation_chooses_snat_where_the_servicelb_has_dsr() -> None:
@@ -248,6 +249,38 @@ def test_a_dsr_service_of_a_servicelb_that_draws_backends_goes_by_maglev_and_tha
     site = Site(service(annotations={"kubebee.dev/forwarding": "DSR"}), same, wanted=random())
     assert (site.frontend(VIP).forwarding, site.frontend(VIP).random) == (Forwarding.DSR_IPIP, False)
     assert "chosen by Maglev" in site.warnings
+
+
+def by_ip_option(**forwarding: Forwarding) -> ServicesWanted:
+    return ServicesWanted((Selection("all", direct=Forwarding.DSR_IP_OPTION, **forwarding),))
+
+
+def test_by_ip_option_ports_may_differ_and_node_ports_are_served_so_too() -> None:
+    spec = {"type": "NodePort", "ports": [{"name": "http", "port": 80, "nodePort": 30080}]}
+    site = Site(service(**spec), TWO, wanted=by_ip_option(forwarding=Forwarding.DSR_IP_OPTION))
+    for place in ((VIP, 80), (NODE_ADDRESSES[0], 30080)):
+        assert site.frontend(*place).forwarding is Forwarding.DSR_IP_OPTION
+    assert not site.warnings
+
+
+def test_a_service_that_asks_for_dsr_gets_the_way_of_a_servicelb_that_has_snat() -> None:
+    asks = service("asks", annotations={"kubebee.dev/forwarding": "DSR"})
+    other = service("other", clusterIP="10.96.0.99")
+    site = Site(asks, other, wanted=by_ip_option())
+    assert site.frontend(VIP).forwarding is Forwarding.DSR_IP_OPTION
+    assert site.frontend("10.96.0.99").forwarding is Forwarding.SNAT
+    assert site.table.shape.dsr == {Forwarding.DSR_IP_OPTION}
+
+
+def test_two_endpoints_at_one_address_are_served_by_snat_and_that_is_said() -> None:
+    slices = [
+        endpoint_slice("10.1.0.1", name=f"s{port}", ports=[{"name": "http", "port": port}])
+        for port in (81, 82)
+    ]
+    web = service(annotations={"kubebee.dev/forwarding": "DSR"})
+    site = Site(web, *slices, wanted=by_ip_option())
+    assert site.frontend(VIP).forwarding is Forwarding.SNAT
+    assert "served by SNAT: DSR by IPOption reaches one backend at 10.1.0.1" in site.warnings
 
 
 def test_node_ports_of_a_dsr_service_are_snat_without_a_word() -> None:

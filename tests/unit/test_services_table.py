@@ -292,7 +292,7 @@ def test_counts_and_needs_are_of_what_is_served() -> None:
     assert (counts.services, counts.endpoints, counts.frontends) == (2, 3, 3)
     assert (shape.needs.ipv4.frontends, shape.needs.ipv4.backends) == (2, 2)
     assert (shape.needs.ipv6.frontends, shape.needs.ipv6.backends) == (1, 1)
-    assert (shape.dsr, shape.affinity) == (False, False)
+    assert (shape.dsr, shape.affinity) == (frozenset(), False)
 
 
 def test_addresses_are_those_that_packets_from_outside_may_be_for() -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from scapy.layers.inet import ICMP, IP, TCP, UDP
-from scapy.layers.inet6 import ICMPv6PacketTooBig, IPv6
+from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption
+from scapy.layers.inet6 import HBHOptUnknown, ICMPv6PacketTooBig, IPv6, IPv6ExtHdrDestOpt
 from scapy.layers.l2 import Dot1Q, Ether
 from scapy.layers.sctp import SCTP
 from scapy.packet import Packet
@@ -62,6 +62,24 @@ def test_flags_and_ttl_are_those_asked_for() -> None:
         (
             IP(src="192.0.2.7", dst="10.96.0.10") / TCP(sport=40000, dport=80, flags="S"),
             ["192.0.2.7:40000 > 10.96.0.10:80 TCP [SYN] ttl 64 length 40"],
+        ),
+        (
+            IP(src="192.0.2.7", dst="10.2.1.2", options=[IPOption(bytes.fromhex("9a0850000a00600a"))])
+            / TCP(sport=40000, dport=8080, flags="S"),
+            ["192.0.2.7:40000 > 10.2.1.2:8080 TCP [SYN] ttl 64 length 48 options 8 bytes for 10.96.0.10:80"],
+        ),
+        (
+            IPv6(src="2001:db8::7", dst="fd00:2::2")
+            / IPv6ExtHdrDestOpt(
+                len=2,
+                autopad=0,
+                options=[HBHOptUnknown(otype=0x1B, optlen=20, optdata=V6[1] + b"\0\x50\0\0")],
+            )
+            / TCP(sport=40000, dport=8080, flags="S"),
+            [
+                "[2001:db8::7]:40000 > [fd00:2::2]:8080 TCP [SYN] ttl 64 length 84"
+                " options 24 bytes for [fd00::10]:80"
+            ],
         ),
         (
             IP(src="10.0.0.1", dst="10.0.0.2", ttl=9, flags="DF")

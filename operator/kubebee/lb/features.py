@@ -11,6 +11,7 @@ class Features:
 
     Attributes:
         dsr: some frontends are forwarded so; translation is always there, for backends on the node itself.
+        ip_option: some of these by an option of the IP header.
         ipv6: maps and code of that family.
         affinity: clients come back to the backend they had.
         cut_over: flows that kube-proxy began stay with it.
@@ -19,6 +20,7 @@ class Features:
     """
 
     dsr: bool = False
+    ip_option: bool = False
     ipv6: bool = False
     affinity: bool = False
     cut_over: bool = False

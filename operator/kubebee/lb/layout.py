@@ -68,6 +68,7 @@ class FrontendFlag(IntFlag):
     PORT_RESERVED = 64
     MOVING = 128
     L2 = 256
+    IP_OPTION = 512
     RANDOM = 1024
 
 

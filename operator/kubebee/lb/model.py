@@ -52,9 +52,13 @@ class Forwarding(StrEnum):
     DSR_L2 = "DSR-L2"
     """The packet travels unchanged to the backend's MAC address, which must be on a link of this node."""
 
+    DSR_IP_OPTION = "DSR-IPOption"
+    """The packet is translated to the backend; an option names the frontend to the backend's node, which
+    translates answers on their direct way to the client."""
+
     @property
     def is_dsr(self) -> bool:
-        """Whether backends answer clients directly, so that nothing translates ports."""
+        """Whether backends answer clients directly."""
         return self is not Forwarding.SNAT
 
 
@@ -115,7 +119,7 @@ class Backend(NamedTuple):
     """One server. A tuple, because a pass over 100,000 of them is compared in C.
 
     Attributes:
-        port: 1-65535; with DSR it must be the frontend's, as nothing translates it.
+        port: 1-65535; with DSR by IPIP and L2 it must be the frontend's, as nothing translates it.
         weight: share of the connections relative to the other backends; 0 takes no new ones.
     """
 
@@ -284,15 +288,34 @@ def _check_backends(frontend: Frontend, backends: tuple[Backend, ...], where: st
             raise LbModelError(
                 f"backend {backend}: weight {weight} is not within 0-{MAX_WEIGHT}", where=where
             )
-        if frontend.forwarding.is_dsr and port != frontend.key.port:
-            raise LbModelError(
-                f"backend {backend}: DSR cannot translate port {frontend.key.port} to {port}",
-                where=where,
-                hint="give the backend the frontend's port, or use SNAT",
-            )
         if (address, port) in seen:
             raise LbModelError(f"backend {backend} is listed twice", where=where, hint="use its weight")
         seen.add((address, port))
+    if problem := unservable(frontend.forwarding, frontend.key.port, backends):
+        hint = (
+            "give backends the frontend's port (IPIP, L2) or addresses of their own (IPOption), or use SNAT"
+        )
+        raise LbModelError(problem, where=where, hint=hint)
+
+
+def unservable(forwarding: Forwarding, port: int, backends: Iterable[Backend]) -> str:
+    """Why backends can't be served so; "" = they can.
+
+    Args:
+        forwarding: how packets get to them.
+        port: the frontend's.
+        backends: of one frontend.
+    """
+    if forwarding is Forwarding.SNAT:
+        return ""
+    if forwarding is not Forwarding.DSR_IP_OPTION:
+        other = next((backend for backend in backends if backend.port != port), None)
+        return f"DSR cannot translate port {port} to {other.port} ({other})" if other else ""
+    ports: dict[bytes, int] = {}
+    for address, its, _ in backends:
+        if ports.setdefault(address, its) != its:
+            return f"DSR by IPOption reaches one backend at {format_address(address)}, and there are several"
+    return ""
 
 
 def merge(frontends: Iterable[Frontend]) -> dict[FrontendKey, Frontend]:

@@ -90,6 +90,8 @@ def flags_of(frontend: Frontend) -> int:
         flags |= FrontendFlag.DSR_IPIP
     if frontend.forwarding is Forwarding.DSR_L2:
         flags |= FrontendFlag.L2
+    if frontend.forwarding is Forwarding.DSR_IP_OPTION:
+        flags |= FrontendFlag.IP_OPTION
     if frontend.random:
         flags |= FrontendFlag.RANDOM
     if frontend.source_ranges:
@@ -105,6 +107,8 @@ def forwarding_of(flags: int) -> Forwarding:
     """The way that the flags of a frontend's value say."""
     if flags & FrontendFlag.L2:
         return Forwarding.DSR_L2
+    if flags & FrontendFlag.IP_OPTION:
+        return Forwarding.DSR_IP_OPTION
     return Forwarding.DSR_IPIP if flags & FrontendFlag.DSR_IPIP else Forwarding.SNAT
 
 

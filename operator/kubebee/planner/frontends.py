@@ -23,6 +23,11 @@ from kubebee.lb.sizes import Needs, needs_of
 
 MAX_FRONTENDS = 65536
 """Of one ServiceLB, a port each."""
+_DISPATCH = {
+    "IPIP": Forwarding.DSR_IPIP,
+    "L2": Forwarding.DSR_L2,
+    "IPOption": Forwarding.DSR_IP_OPTION,
+}
 Made = tuple[Frontend, ...]
 """What one item of spec.frontends comes to: a frontend for each of its ports."""
 
@@ -112,9 +117,12 @@ def _affinity_seconds(wanted: api.SessionAffinity | None) -> int:
 
 def mode_of(wanted: api.Forwarding) -> Forwarding:
     """How packets get to backends."""
-    if wanted.mode == "SNAT":
-        return Forwarding.SNAT
-    return Forwarding.DSR_L2 if wanted.dispatch == "L2" else Forwarding.DSR_IPIP
+    return Forwarding.SNAT if wanted.mode == "SNAT" else dispatch_of(wanted)
+
+
+def dispatch_of(wanted: api.Forwarding) -> Forwarding:
+    """How they do by DSR."""
+    return _DISPATCH[wanted.dispatch]
 
 
 def check_of(item: api.Frontend) -> Check | None:

@@ -24,7 +24,7 @@ from kubebee.lb.services.claims import Shape
 from kubebee.lb.services.wanted import Requirement, Selection, ServicesWanted
 from kubebee.lb.sizes import Limits, Needs, fixed_sizes, map_sizes
 from kubebee.planner.declared import Declared
-from kubebee.planner.frontends import Balanced, mode_of
+from kubebee.planner.frontends import Balanced, dispatch_of, mode_of
 from kubebee.planner.plan import Bundle, LbUnit, PacketCode, ResourceKey, Toolchain
 
 Refuse = Callable[[ResourceKey, KubebeeError], None]
@@ -149,13 +149,14 @@ def _unit(
     affinity = any(served.balanced.affinity for served in accepted)
     wanted = services_wanted(accepted)
     if wanted is not None:
-        # SNAT in any case: a Service gets it where DSR would have to translate a port.
-        modes |= {Forwarding.SNAT} | ({Forwarding.DSR_IPIP} if services.dsr else set())
+        # SNAT in any case: a Service gets it where DSR can't serve it.
+        modes |= {Forwarding.SNAT} | services.dsr
         needs, affinity = needs.plus(services.needs), affinity or services.affinity
     fixed = fixed_sizes(needs, reduce(Limits.largest, (_limits(served.spec.limits) for served in accepted)))
     sockets = next((served.spec.socket_lb for served in accepted if served.spec.socket_lb.enabled), None)
     features = Features(
         dsr=any(mode.is_dsr for mode in modes),
+        ip_option=Forwarding.DSR_IP_OPTION in modes,
         ipv6=IPV6 in needs.families,
         affinity=affinity,
         cut_over=any(served.spec.cut_over is not None for served in accepted),
@@ -221,6 +222,7 @@ def _selection(owner: str, spec: api.ServiceLBSpec, wanted: api.ServicesSelector
         owner,
         _requirements(wanted.selector),
         mode_of(spec.forwarding),
+        dispatch_of(spec.forwarding),
         host_ports=bool(wanted.all),
         namespaces=frozenset(wanted.namespaces),
         classes=None if classes is None else frozenset(classes),

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntFlag
 
+from kubebee.trace import ip_option
+
 IPIP, TCP, UDP, IPV6, ICMP, ICMPV6, SCTP = 4, 6, 17, 41, 1, 58, 132
 _NAMES = {IPIP: "IPIP", TCP: "TCP", UDP: "UDP", IPV6: "IPv6", ICMP: "ICMP", ICMPV6: "ICMPv6", SCTP: "SCTP"}
 _ETH_IPV4, _ETH_IPV6, _ETH_VLAN, _ETH_QINQ = 0x0800, 0x86DD, 0x8100, 0x88A8
@@ -187,6 +189,8 @@ def _ipv4(data: bytes) -> tuple[Layer, int, bytes] | None:
     if fragment & (_MF | _OFFSET):
         marks.append(f"fragment {number:#x} at {(fragment & _OFFSET) * 8}")
     marks += [f"options {(first & 0xF) * 4 - _IPV4.size} bytes"] if first & 0xF > 5 else []
+    if named := ip_option.find_ipv4(data[_IPV4.size : (first & 0xF) * 4]):
+        marks.append(f"for {end(named.address, named.port)}")
     marks += [] if checksum(data[: (first & 0xF) * 4]) == 0 else ["bad IP checksum"]
     whole = len(data) >= length and not fragment & (_MF | _OFFSET)
     visible = b"" if fragment & _OFFSET else rest
@@ -198,8 +202,15 @@ def _ipv6(data: bytes) -> tuple[Layer, int, bytes] | None:
         return None
     _, payload, protocol, ttl, source, destination = _IPV6.unpack_from(data)
     length = _IPV6.size + payload
-    rest = data[_IPV6.size : length]
-    return _layer(source, destination, protocol, ttl, length, rest, [], len(data) >= length), protocol, rest
+    rest, marks = data[_IPV6.size : length], []
+    if protocol == ip_option.DESTINATION_OPTIONS and (named := ip_option.find_ipv6(rest)):
+        protocol, rest = named.next, rest[named.length :]
+        marks = [f"options {named.length} bytes", f"for {end(named.address, named.port)}"]
+    return (
+        _layer(source, destination, protocol, ttl, length, rest, marks, len(data) >= length),
+        protocol,
+        rest,
+    )
 
 
 def _layer(

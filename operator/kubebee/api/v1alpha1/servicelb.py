@@ -29,7 +29,6 @@ from kubebee.api.v1alpha1.common import (
     ServedPorts,
     Word,
     exactly_one,
-    later,
     list_map,
 )
 from kubebee.api.v1alpha1.rollout import Rollout
@@ -68,9 +67,10 @@ class Forwarding(ApiModel):
 
     mode: Literal["SNAT", "DSR"] = "SNAT"
     """SNAT: answers return through this node. DSR: the backend answers the client itself."""
-    dispatch: Annotated[Literal["IPIP", "L2", "IPOption"], later("IPOption")] = "IPIP"
+    dispatch: Literal["IPIP", "L2", "IPOption"] = "IPIP"
     """DSR only: how the packet travels to the backend. L2: to backends on a link of the node alone, which
-    hold the frontend's address; those behind a gateway get nothing."""
+    hold the frontend's address; those behind a gateway get nothing. IPOption: translated to the backend, on a
+    node with kubebee, which an option of the packet tells the frontend."""
 
 
 class HealthCheck(ApiModel):
@@ -109,7 +109,7 @@ class Backend:
     address: Address
     """IP address, of the same family as the frontend's."""
     port: Port | None = None
-    """Port on it; default: the one that the client used. DSR can't translate it."""
+    """Port on it; default: the one that the client used. DSR by IPIP or L2 can't translate it."""
     weight: Annotated[Int, Field(ge=0, le=1000)] = 1
     """Share of new connections relative to the other backends; 0 gets none and keeps what it has."""
 

@@ -16,7 +16,6 @@ from kubebee.trace.sockets import SocketTrace
 
 _Document = dict[str, object]
 _LB = "kb_servicelb"
-_SENT = {Forwarding.SNAT: "SNAT", Forwarding.DSR_IPIP: "DSR-IPIP", Forwarding.DSR_L2: "DSR-L2"}
 
 
 def text(trace: Trace) -> str:
@@ -221,7 +220,7 @@ def summary(trace: Trace) -> str:
     place = f"backend {who}" if trace.position else f"a backend of {shown.name or shown.key} that was removed"
     if trace.is_tunnels_end:
         return f"would go to {trace.backend.backend} ({place}), out of another balancer's tunnel{_out(trace)}"
-    how = f"by {_SENT[shown.forwarding]}"
+    how = f"by {shown.forwarding}"
     source = f" from {end(*trace.source)}" if trace.source else ""
     to = f"would go to {trace.backend.backend} ({place}) {how}{source}{_out(trace)}"
     return f"{to}; another new connection may get another backend, at random" if trace.drawn else to

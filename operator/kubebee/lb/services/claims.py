@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from kubebee.lb.family import FAMILIES, family_of
-from kubebee.lb.model import Frontend, FrontendKey
+from kubebee.lb.model import Forwarding, Frontend, FrontendKey
 from kubebee.lb.services.frontends import Claim, Rank
 from kubebee.lb.sizes import Need, Needs, need_of
 
@@ -42,12 +42,12 @@ class Shape(NamedTuple):
 
     Attributes:
         needs: what they occupy.
-        dsr: whether some are forwarded so.
+        dsr: ways of it by which some are forwarded.
         affinity: whether clients of some come back to the backend they had.
     """
 
     needs: Needs = Needs()
-    dsr: bool = False
+    dsr: frozenset[Forwarding] = frozenset()
     affinity: bool = False
 
     def covering(self, other: Shape) -> Shape:
@@ -58,7 +58,7 @@ class Shape(NamedTuple):
         """
         families = zip(self.needs, other.needs, strict=True)
         needs = Needs(*(_covering(mine, its) for mine, its in families))
-        return Shape(needs, self.dsr or other.dsr, self.affinity or other.affinity)
+        return Shape(needs, self.dsr | other.dsr, self.affinity or other.affinity)
 
 
 _FEW = Need(1024, 8192, 8192, 2048)
@@ -88,7 +88,8 @@ class Claims:
         self._holders: dict[FrontendKey, Precedence] = {}
         self._contests: dict[FrontendKey, dict[Claimant, tuple[Precedence, Frontend]]] = {}
         self._needs = {family: Need() for family in FAMILIES}
-        self._dsr = self._affine = 0
+        self._dsr: Counter[Forwarding] = Counter()
+        self._affine = 0
 
     def place(self, name: Claimant, created: str, before: Iterable[Claim], after: Iterable[Claim]) -> bool:
         """Exchange somebody's claims; returns whether a frontend changed.
@@ -144,7 +145,8 @@ class Claims:
         family, its = family_of(address), need_of((frontend,))
         summed = (mine + sign * more for mine, more in zip(self._needs[family], its, strict=True))
         self._needs[family] = Need(*summed)
-        self._dsr += sign * frontend.forwarding.is_dsr
+        if frontend.forwarding.is_dsr:
+            self._dsr[frontend.forwarding] += sign
         self._affine += sign * bool(frontend.affinity_seconds)
         if not frontend.sockets_only:
             self.addresses[address] += sign
@@ -154,7 +156,7 @@ class Claims:
     @property
     def shape(self) -> Shape:
         """What the datapath needs for the frontends."""
-        return Shape(Needs(*self._needs.values()), self._dsr > 0, self._affine > 0)
+        return Shape(Needs(*self._needs.values()), frozenset(+self._dsr), self._affine > 0)
 
     @property
     def lost(self) -> int:

@@ -7,7 +7,16 @@ from dataclasses import replace
 from enum import IntEnum
 from typing import NamedTuple
 
-from kubebee.lb.model import MAX_BACKENDS, Backend, Forwarding, Frontend, FrontendKey, Prefix, Reserved
+from kubebee.lb.model import (
+    MAX_BACKENDS,
+    Backend,
+    Forwarding,
+    Frontend,
+    FrontendKey,
+    Prefix,
+    Reserved,
+    unservable,
+)
 from kubebee.lb.services.facts import NodeFacts
 from kubebee.lb.services.service import Port, Service
 from kubebee.lb.services.serving import Serving, endpoints, serving
@@ -92,7 +101,7 @@ def make(
             for claim in maker.claims(facts):
                 claims.setdefault(claim.frontend.key, claim)  # the strongest of one Service's own is first
             if maker.untranslatable:
-                warnings.append(f"port {port.port} is served by SNAT: DSR needs targetPort to be the same")
+                warnings.append(f"port {port.port} is served by SNAT: {maker.untranslatable}")
     if selection.random and any(claim.frontend.forwarding.is_dsr for claim in claims.values()):
         warnings.append("its backends are chosen by Maglev, as Random can't be had with DSR")
     if not claims:
@@ -120,11 +129,10 @@ class _Maker:
         self._length = length
         self._chosen = chosen
         # A Service asks for DSR; by which way is the ServiceLB's to say.
-        default = selection.forwarding
-        asked = service.forwarding or default
-        self._forwarding = default if asked.is_dsr and default.is_dsr else asked
+        asked = service.forwarding or selection.forwarding
+        self._forwarding = selection.direct if asked.is_dsr else asked
         self._random = selection.random
-        self.untranslatable = False
+        self.untranslatable = ""
 
     def claims(self, facts: NodeFacts) -> Iterator[Claim]:
         """All of them, the strongest claims first."""
@@ -193,9 +201,10 @@ class _Maker:
         )
 
     def _forwarding_of(self, port: int, backends: Iterable[Backend]) -> Forwarding:
-        """DSR where it can be: nothing translates ports there, and a node port is no endpoint's."""
-        if self._forwarding is Forwarding.SNAT or all(backend.port == port for backend in backends):
+        """DSR where it can be: most ways translate no ports, and a node port is no endpoint's."""
+        problem = unservable(self._forwarding, port, backends)
+        if not problem:
             return self._forwarding
         if self._service.forwarding and self._service.forwarding.is_dsr and port == self._port.port:
-            self.untranslatable = True
+            self.untranslatable = problem
         return Forwarding.SNAT

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from kubebee.lb.model import MAX_BACKENDS, Backend, Forwarding, Frontend
+from kubebee.lb.model import MAX_BACKENDS, Forwarding, Frontend, unservable
 from kubebee.lb.services.facts import NodeFacts
 from kubebee.lb.services.frontends import Claim, Made, Rank
 from kubebee.lb.services.service import Port, Service
@@ -56,14 +56,10 @@ def _resolved(
         warning = f"{MAX_BACKENDS} of {len(backends)} endpoints serve, as more don't fit a table"
         backends = backends[:MAX_BACKENDS]
     forwarding = frontend.forwarding
-    if forwarding is not Forwarding.SNAT and not _untranslated(frontend, backends):
+    if problem := unservable(forwarding, frontend.key.port, backends):
         forwarding = Forwarding.SNAT
-        warning = f"port {frontend.key.port} is served by SNAT: DSR can't translate it to the endpoints'"
+        warning = f"port {frontend.key.port} is served by SNAT: {problem}"
     return replace(frontend, backends=backends, forwarding=forwarding), warning
-
-
-def _untranslated(frontend: Frontend, backends: Iterable[Backend]) -> bool:
-    return all(backend.port == frontend.key.port for backend in backends)
 
 
 def _port(reference: Reference, service: Service) -> Port | str:

@@ -46,6 +46,7 @@ class Selection:
         classes: loadBalancerClass of Services whose load balancers' addresses are served, "" for none given;
             None: whatever the class.
         forwarding: of Services that name none.
+        direct: the way of those that ask for DSR.
         host_ports: host ports of the node's pods too.
         random: backends are drawn, but for Services that ask for DSR.
     """
@@ -53,6 +54,7 @@ class Selection:
     owner: str
     requirements: tuple[Requirement, ...] = ()
     forwarding: Forwarding = Forwarding.SNAT
+    direct: Forwarding = Forwarding.DSR_IPIP
     host_ports: bool = False
     namespaces: frozenset[str] = frozenset()
     classes: frozenset[str] | None = None
