@@ -112,9 +112,16 @@ class Samples:
 
     def ratio(self, name: str, to: str, aim: Number) -> Figure:
         """A case's time in relation to another's in the same turn; of quiet samples if there are enough."""
-        pairs = list(zip(self.by_case[name], self.by_case[to], strict=True))
+        return Figure("ratio", [a.ns / b.ns for a, b in self._pairs(name, to)], aim)
+
+    def over(self, name: str, base: str, aim: Number) -> Figure:
+        """What a case takes over another in the same turn; of quiet samples if there are enough."""
+        return Figure("ns", [a.ns - b.ns for a, b in self._pairs(name, base)], aim)
+
+    def _pairs(self, name: str, other: str) -> Sequence[tuple[Sample, Sample]]:
+        pairs = list(zip(self.by_case[name], self.by_case[other], strict=True))
         quiet = [(a, b) for a, b in pairs if self._quiet(a) and self._quiet(b)]
-        return Figure("ratio", [a.ns / b.ns for a, b in (quiet if len(quiet) >= ENOUGH else pairs)], aim)
+        return quiet if len(quiet) >= ENOUGH else pairs
 
     def describe_machine(self, report: Report) -> None:
         """Add how fast and how noisy the machine was."""

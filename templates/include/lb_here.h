@@ -7,6 +7,7 @@
 #include <bpf/bpf_helpers.h>
 
 #include "lb_family.h"
+#include "lb_select.h"
 
 /* Of several backends that differ in the port, one. */
 struct LB_V(kb_lb_here_key) {
@@ -22,5 +23,48 @@ struct {
 	__type(key, struct LB_V(kb_lb_here_key));
 	__type(value, __u32);
 } LB_V(kb_lb_here) SEC(".maps");
+
+#define LB_OWN_SHIFT 22 /* 32 bits of the hash, less those of a place's number */
+
+enum lb_own_flags {
+	LB_OWN = 1 << 0, /* the stack's as it is; no new flow is made */
+	LB_OWN_ALONE = 1 << 1, /* and there is no flow from before */
+};
+
+/* A frontend's place that this node holds itself, as hosts with the VIP on loopback do, and its own backend there. */
+struct LB_V(kb_lb_own) {
+	lb_addr backend; /* the node's address that balancers send to */
+	lb_addr vip;
+	__be16 port; /* both have it */
+	__u8 protocol;
+	__u8 flags; /* last: the kernel copies upwards, so that a reader who sees them sees what they are about */
+};
+
+/*
+ * Each in the place that its hash names, which takes a fifth of a look-up in a hash table; of two that share a
+ * place one is not in it, and asks the kernel's routes. Only user space writes it (kubebee/lb/own.py).
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1U << (32 - LB_OWN_SHIFT));
+	__type(key, __u32);
+	__type(value, struct LB_V(kb_lb_own));
+} LB_V(kb_lb_own) SEC(".maps");
+
+/* The flags of a place, 0 if it is not known to be the node's own. */
+static __always_inline __u8 lb_own(const lb_addr *backend, const lb_addr *vip, __be16 port, __u8 protocol)
+{
+	__u16 rest = bpf_htons(protocol);
+#ifdef KB_LB_V6
+	__u32 index = lb_hash6(backend, vip, port, rest, 0) >> LB_OWN_SHIFT;
+#else
+	__u32 index = lb_hash(*backend, *vip, port, rest, 0) >> LB_OWN_SHIFT;
+#endif
+	const struct LB_V(kb_lb_own) *own = bpf_map_lookup_elem(&LB_V(kb_lb_own), &index);
+
+	if (!own || !own->flags || own->port != port || own->protocol != protocol)
+		return 0;
+	return LB_V(lb_same)(&own->backend, backend) && LB_V(lb_same)(&own->vip, vip) ? own->flags : 0;
+}
 
 #endif

@@ -11,6 +11,9 @@
 #include "lb_flow_new.h"
 #include "lb_flow_touch.h"
 #include "lb_fragment.h"
+#ifdef KB_LB_DSR
+#include "lb_here.h"
+#endif
 #include "lb_hop.h"
 #include "lb_reply.h"
 #include "lb_rewrite.h"
@@ -66,6 +69,20 @@ static __always_inline int lb_nobody(const struct kb_lb_frontend *frontend, __u8
 	if (!kb_ctx_has_offsets())
 		return KB_CONTINUE;
 	return lb_refuse(protocol);
+}
+
+/* Whether the backend is this very host, which holds the frontend's address, too: nothing is to be translated. */
+static __always_inline bool lb_is_as_it_is(const struct LB_V(kb_lb_flow_key) *key,
+					   const struct LB_V(lb_choice) *choice)
+{
+#ifdef KB_LB_DSR
+	return choice->backend->flags & LB_BE_LOCAL && !choice->backend->ifindex &&
+	       lb_own(&choice->backend->address, &key->daddr, key->dport, key->protocol);
+#else
+	(void)key;
+	(void)choice;
+	return false;
+#endif
 }
 
 /* Makes a flow to `choice`; NULL: `error` is a drop reason. */
@@ -152,6 +169,10 @@ static __always_inline int lb_nat(struct kb_ctx *ctx, const struct kb_packet *pa
 			return kb_drop(error);
 		if (!choice.backend)
 			return lb_nobody(frontend, key.protocol);
+		if (lb_is_as_it_is(&key, &choice)) {
+			LB_V(lb_count)(choice.id, 1, packet->len, lb_is_syn(l4->tcp_flags));
+			return KB_UP;
+		}
 		flow = lb_nat_begin(ctx, packet, &key, &choice, hash, &is_new, &error);
 		if (!flow)
 			return kb_drop(error);

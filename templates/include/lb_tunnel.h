@@ -174,6 +174,7 @@ static __noinline int lb_decapsulate(struct kb_ctx *ctx)
 	struct lb_tunnel tunnel;
 	struct kb_packet packet;
 	struct kb_l4 l4;
+	__u8 own = 0;
 	int verdict;
 
 	if (!lb_tunnel_read(ctx, &tunnel, &packet, &l4))
@@ -185,6 +186,11 @@ static __noinline int lb_decapsulate(struct kb_ctx *ctx)
 		if (fragment && (fragment->way != LB_FRAGMENT_UP || !LB_V(lb_same)(&fragment->daddr, &tunnel.to)))
 			fragment = NULL;
 	} else if (packet.protocol != LB_ICMP) {
+		own = lb_own(&tunnel.to, lb_to(LB_IP(&packet)), l4.dport, packet.protocol);
+	}
+	if (own & LB_OWN_ALONE) {
+		as_it_is = true;
+	} else if (!kb_is_later_fragment(&packet) && packet.protocol != LB_ICMP) {
 		lb_answer_key(&key, &packet, &l4);
 		flow = bpf_map_lookup_elem(&LB_V(kb_lb_flow), &key);
 		if (flow) {
@@ -200,13 +206,13 @@ static __noinline int lb_decapsulate(struct kb_ctx *ctx)
 			if (choice.backend && frontend->flags & LB_FE_SOURCES && !may_come(frontend, &packet))
 				return kb_drop(KB_DROP_LB_SOURCE);
 			as_it_is = choice.backend && !choice.backend->ifindex && choice.backend->port == key.dport &&
-				   lb_is_ours(ctx, LB_IP(&packet));
+				   (own || lb_is_ours(ctx, LB_IP(&packet)));
 			if (flow && choice.backend)
 				lb_flow_remove(&key, flow);
 			flow = NULL;
 		}
 	}
-	if (!fragment && !choice.backend) {
+	if (!as_it_is && !fragment && !choice.backend) {
 		if (!lb_tunnel_is_for_host(ctx, &packet, &tunnel))
 			return KB_CONTINUE;
 		as_it_is = true;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_NOP, fragment
@@ -15,6 +16,7 @@ from kubebee.lb import layout, stats
 from kubebee.lb.layout import NextHop
 from kubebee.lb.model import Forwarding, Frontend, LbConfig, Prefix, Protocol, parse_address
 from lab.netns import Namespace, inside
+from support.own_places import holds
 from support.servicelb import (
     CONTINUE,
     ETHER,
@@ -272,6 +274,134 @@ def test_a_server_of_the_node_that_does_not_hold_the_vip_is_translated_to(hook: 
         lb.serve(frontend(f"[{family.own}]:80", vip=family.vip), config=CONFIG, hop=ON_HOST)
         run = lb.send(family.tunnel(family.inside(), family.own))
         assert (run.retval, run.data) == (hook.up, family.delivered(to=family.own, port=80))
+
+
+@pytest.fixture
+def server(hook: Hook, family: Family) -> Iterator[Balancer]:
+    """A node that is a frontend's own server, as far as user space says: no route of the kernel does."""
+    with balancer(hook, six=family.six) as loaded:
+        serve_itself(loaded, family)
+        yield loaded
+
+
+def serve_itself(lb: Balancer, family: Family, *ports: int, **fields: Any) -> None:
+    lb.serve(
+        *(replace(one, **fields) for one in itself(family, *ports)),
+        config=CONFIG,
+        hop=ON_HOST,
+    )
+
+
+def itself(family: Family, *ports: int) -> Iterator[Frontend]:
+    for port in ports or (80,):
+        yield frontend(f"[{family.pod}]:{port}", vip=family.vip, port=port, forwarding=Forwarding.DSR_IPIP)
+
+
+def as_it_was_sent(lb: Balancer, family: Family, flags: str = "S") -> bool:
+    """Whether the stack gets what is inside as the client sent it."""
+    run = lb.send(family.tunnel(family.inside(flags)))
+    return (run.retval, run.data) == (lb.hook.up, bytes(ETHER / family.inside(flags)))
+
+
+def is_translated(lb: Balancer, family: Family, flags: str = "S") -> bool:
+    run = lb.send(family.tunnel(family.inside(flags)))
+    return (run.retval, run.data) == (lb.hook.up, family.delivered(flags, port=80))
+
+
+def test_what_a_server_holds_itself_is_as_it_was_sent_while_it_holds_it(
+    server: Balancer, family: Family
+) -> None:
+    assert is_translated(server, family)
+    server.collect(after_seconds=10_000)
+    holds(server, family.vip)
+    assert as_it_was_sent(server, family)
+    server.collect()
+    assert as_it_was_sent(server, family)
+    assert as_it_was_sent(server, family, "A")
+    assert server.flows() == (0, 0)
+    holds(server)
+    assert is_translated(server, family)
+
+
+def test_each_port_has_a_place_of_its_own(hook: Hook, family: Family) -> None:
+    """Also where two would have the same: one of them is then told by the kernel's routes, or translated."""
+    with balancer(hook, six=family.six) as lb:
+        ports = range(80, 140)
+        serve_itself(lb, family, *ports)
+        holds(lb, family.vip)
+        keys = [one.key for one in itself(family, *ports)]
+        places = {layout.own_place(parse_address(family.pod), key) for key in keys}
+        assert len(own(lb, family)) == len(places)
+        for port in ports:
+            sent = family.ip(family.client, family.vip) / TCP(sport=5000, dport=port, flags="S")
+            run = lb.send(family.tunnel(sent))
+            assert run.retval == hook.up
+            if port == keys[0].port:
+                assert run.data == bytes(ETHER / sent)
+        assert len(ports) - len(places) == lb.flows()[0]
+
+
+def own(lb: Balancer, family: Family) -> list[bytes]:
+    """What is written of places that are the node's own."""
+    return [value for _, value in lb.maps["kb_lb_own6" if family.six else "kb_lb_own"].items() if any(value)]
+
+
+def test_a_server_that_holds_the_vip_gets_what_comes_without_a_tunnel_as_it_was_sent(
+    server: Balancer, family: Family
+) -> None:
+    """The node is the balancer, too, and chose itself: the server must not see two addresses for one."""
+    holds(server, family.vip)
+    sent = ETHER / family.inside()
+    run = server.send(sent)
+    assert (run.retval, run.data) == (server.hook.up, bytes(sent))
+    assert server.flows() == (0, 0)
+    counted = next(each.counts for each in stats.read(server.maps, server.state))
+    assert (counted.packets, counted.connections) == (1, 1)
+
+
+def test_connections_from_before_the_node_held_the_vip_stay_as_they_are(
+    server: Balancer, family: Family
+) -> None:
+    assert is_translated(server, family)
+    holds(server, family.vip)
+    server.collect()
+    assert is_translated(server, family, "A")
+    server.collect(after_seconds=10_000)
+    assert as_it_was_sent(server, family, "A")
+
+
+def test_other_packets_for_a_place_of_the_nodes_are_as_ever(server: Balancer, family: Family) -> None:
+    holds(server, family.vip)
+    server.collect()
+    for changed in (
+        family.tunnel(family.inside(), family.other_pod),
+        family.tunnel(family.ip(family.client, family.vip) / TCP(sport=40000, dport=81)),
+        family.tunnel(family.ip(family.client, family.vip) / UDP(sport=40000, dport=80)),
+    ):
+        assert untouched(server, changed)
+    run = server.send(family.tunnel(family.inside(tos=2), tos=3))
+    assert (run.retval, run.data) == (server.hook.up, bytes(ETHER / family.inside(tos=3)))
+
+
+@pytest.mark.parametrize("way", ["removed", "for some only", "elsewhere", "another loader"])
+def test_a_place_is_the_nodes_own_no_longer_than_all_is_as_it_was(
+    server: Balancer, family: Family, way: str
+) -> None:
+    holds(server, family.vip)
+    server.collect()
+    assert len(own(server, family)) == 1
+    if way == "removed":
+        server.state.apply(server.maps, {}, CONFIG)
+    elif way == "for some only":
+        only = Prefix(parse_address(family.pod), 8 * len(parse_address(family.pod)))
+        serve_itself(server, family, source_ranges=(only,))
+        holds(server, family.vip)
+    elif way == "elsewhere":
+        server.state.set_next_hops(server.maps, {parse_address(family.pod): IN_POD})
+        holds(server, family.vip)
+    else:
+        server.state = type(server.state).adopt(server.maps)
+    assert own(server, family) == []
 
 
 def foreign(family: Family) -> dict[str, Packet]:

@@ -135,6 +135,15 @@ def test_the_outer_source_is_that_of_snat_where_none_is_given(btf: Btf) -> None:
     assert (found["encap_source"], found["encap_source6"]) == (IPV4.one, IPV6.one)
 
 
+def test_places_that_are_the_nodes_own(family: Case) -> None:
+    section = parse_elf(elf(six=bool(family.suffix))).section(".BTF")
+    assert section is not None
+    backend, vip = family.addresses
+    packed = layout.pack_own(backend, FrontendKey(vip, 8080, Protocol.UDP), layout.OwnFlag.OWN)
+    expected = {"backend": family.one, "vip": family.two, "port": 8080, "protocol": 17, "flags": 1}
+    assert as_c(Btf(section.data), "kb_lb_own" + family.suffix, packed) == expected
+
+
 def test_source_ranges(btf: Btf, family: Case) -> None:
     one, _ = family.addresses
     key = layout.pack_source(7, Prefix(one, 20))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 from kubebee.bpf.netlink import ask, attributes, pack_attribute, u32
@@ -55,6 +55,17 @@ def lookup_routes(addresses: Sequence[bytes]) -> list[Route | None]:
         _route(address, answer) if isinstance(answer, bytes) else None
         for address, answer in zip(addresses, answers, strict=True)
     ]
+
+
+def own_among(addresses: Set[bytes]) -> set[bytes]:
+    """Return those that are addresses of this network namespace itself.
+
+    Raises:
+        BpfError: netlink failed.
+    """
+    asked = list(addresses)
+    routes = zip(asked, lookup_routes(asked), strict=True)
+    return {address for address, route in routes if route is not None and route.local}
 
 
 def _route(address: bytes, payload: bytes) -> Route | None:

@@ -76,6 +76,11 @@ class Family:
         return "kb_lb_here" + self.suffix
 
     @property
+    def own(self) -> str:
+        """Name of the map of frontends' places that are the node's own; exists only where DSR is rendered."""
+        return "kb_lb_own" + self.suffix
+
+    @property
     def dsr_flows(self) -> str:
         """Name of the map of connections that slots no longer lead; exists only where DSR is rendered."""
         return "kb_lb_dsr_flow" + self.suffix

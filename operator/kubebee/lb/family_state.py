@@ -22,6 +22,7 @@ from kubebee.lb.layout import BackendFlag, BackendValue, FrontendFlag, FrontendV
 from kubebee.lb.members import Contents, Members
 from kubebee.lb.model import Backend, Frontend, FrontendKey, LbModelError
 from kubebee.lb.moving import Table
+from kubebee.lb.own import OwnPlaces, Place
 from kubebee.lb.placing import Places, has_tables, moved_table, places_from, read_table
 from kubebee.lb.reports import SyncReport, Unserved
 from kubebee.lb.served import Moving, Served, as_desired, flags_of
@@ -31,7 +32,9 @@ from kubebee.names import NameTable
 
 # Plain numbers: arithmetic of enums takes ten times as long, and there are 100,000 backends.
 _USED, _GONE, _SOCKETS_ONLY = map(int, (BackendFlag.USED, BackendFlag.GONE, FrontendFlag.SOCKETS_ONLY))
-_MOVING = int(FrontendFlag.MOVING)
+_MOVING, _DSR = int(FrontendFlag.MOVING), int(FrontendFlag.DSR_IPIP)
+_OPEN_DSR = int(FrontendFlag.DSR_IPIP | FrontendFlag.L2 | FrontendFlag.SOURCES | FrontendFlag.SOCKETS_ONLY)
+"""Flags that tell whether a tunnel's packet for a frontend need be looked at: of these _DSR alone."""
 
 
 Ahead = Callable[[set[bytes]], None]
@@ -60,6 +63,7 @@ class FamilyState:
         self._backend_ids = tables.NumberPool(backends)
         self._retired: set[int] = set()  # ids of removed frontends that gone backends still refer to
         self._hops: dict[bytes, NextHop] = {}
+        self.own = OwnPlaces(family)
         self._ranges = SourceRanges(0)
         self._names = NameTable()
         self._applied: Mapping[FrontendKey, Frontend] = {}
@@ -80,6 +84,7 @@ class FamilyState:
         state._ranges.forget_unknown(writer, served)
         state._names.forget(maps[family.names], state._names.written.keys() - served - state._retired)
         writer.flush()
+        state.own.forget_earlier(maps)
         repair_here(maps, family, state._backends_at(a for a, hop in state._hops.items() if hop.is_local))
         return state
 
@@ -199,6 +204,8 @@ class FamilyState:
         if ahead is not None:
             members = (each for frontend in wanted for each in (*frontend.backends, *(frontend.inside or ())))
             ahead({member.address for member in members}.difference(self._hops))
+        changing = (self.served.get(key) for key in (*removed, *(each.key for each in wanted)))
+        self.own.forget(maps, (number for served in changing if served for number in served.ids))
         frontends = maps[self.family.frontends]
         writer = TableWriter(maps, self.family)
         if removed:
@@ -456,8 +463,10 @@ class FamilyState:
         changed = {address: hop for address, hop in hops.items() if self._hops.get(address) != hop}
         if not changed:
             return 0
+        moved = list(self._backends_at(changed.keys()))
+        self.own.forget(maps, (number for number, _ in moved))
         withdraw, announce = TableWriter(maps, self.family), TableWriter(maps, self.family)
-        for number, value in self._backends_at(changed.keys()):
+        for number, value in moved:
             self._forget_here(maps, number, value)
             withdraw.backend(number, value._replace(hop=None))
             hop = changed[value.address]
@@ -496,6 +505,16 @@ class FamilyState:
         """Drop the hops of addresses that no backend has any more, so that none comes back with one."""
         for address in addresses:
             self._hops.pop(address, None)
+
+    def places_here(self) -> Iterable[Place]:
+        """Frontends under DSR that anybody may come to, with backends that are this very node."""
+        for key, served in self.served.items():
+            if served.value.flags & _OPEN_DSR != _DSR:
+                continue
+            for member, number in zip(served.members, served.ids, strict=True):
+                hop = self._hops.get(member.address) if member.port == key.port else None
+                if hop is not None and hop.is_local and not hop.ifindex:
+                    yield Place(number, member.address, key)
 
     def _backends_at(self, addresses: Iterable[bytes]) -> Iterable[tuple[int, BackendValue]]:
         wanted = set(addresses)

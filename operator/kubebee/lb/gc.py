@@ -90,8 +90,8 @@ def collect(
     """
     drained = drained or {}
     timeouts = timeouts or Timeouts()
-    if any(part.gone or part.is_moving for part in state.families.values()):
-        wait_for_readers()  # a flow being made towards a gone backend is in the map afterwards
+    if any(part.gone or part.is_moving or part.own.unsettled for part in state.families.values()):
+        wait_for_readers()  # a flow that is being made is in the map afterwards
     parts = state.families.values()
     reports = (
         _collect_family(maps, part, now_ns, timeouts, drained.get(part.family, frozenset())) for part in parts
@@ -104,6 +104,7 @@ def _collect_family(
 ) -> GcReport:
     direct = settle(maps, state, now_ns, timeouts.dsr, drained)
     translated, used = _collect_translated(maps, state, now_ns, timeouts, drained)
+    state.own.settle(maps, used)
     freed = state.free_gone(maps, frozenset(used | direct.used))
     counts = {state.family.flows: translated.live, state.family.dsr_flows: direct.live}
     held = {name: count for name, count in counts.items() if name in maps}

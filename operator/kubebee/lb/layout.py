@@ -31,6 +31,8 @@ _BACKEND_REST = struct.Struct("=HII12sHH")
 _CONFIG_SEED = struct.Struct("=Q")
 _CONFIG_ENCAP = struct.Struct(">II")
 _CONFIG_PORTS = struct.Struct("=HH")
+_OWN = _by_family(">4s4sHBB", ">16s16sHBB")
+_OWN_PLACES = 1 << 10
 _DEVICE = struct.Struct("=I4s16s")
 _STAT = struct.Struct("=QQQ")
 _FLOW_KEYS = _by_family(">4s4sHHB3x", ">16s16sHHB3x")
@@ -97,6 +99,13 @@ class FlowFlag(IntFlag):
     RST = 2
     SEEN = 4
     OLDER = 8
+
+
+class OwnFlag(IntFlag):
+    """enum lb_own_flags."""
+
+    OWN = 1
+    ALONE = 2
 
 
 class DevFlag(IntFlag):
@@ -361,6 +370,16 @@ def pack_client(frontend: int, address: bytes) -> bytes:
 def pack_here(frontend: int, address: bytes) -> bytes:
     """Return the key of a backend in the map of those on this node; `frontend` is an id."""
     return _U32.pack(frontend) + address
+
+
+def own_place(backend: bytes, key: FrontendKey) -> int:
+    """Return the number of the place that lb_own() of lb_here.h looks for this in."""
+    return flow_hash(backend, key.address, key.port, key.protocol, 0) * _OWN_PLACES >> 32
+
+
+def pack_own(backend: bytes, key: FrontendKey, flags: int) -> bytes:
+    """Return struct kb_lb_own."""
+    return _OWN[len(backend)].pack(backend, *key, flags)
 
 
 def pack_namespace(frontend: int, cookie: int) -> bytes:

@@ -23,8 +23,8 @@ CONFIG_MAP = "kb_lb_cfg"
 def map_names(maps: Mapping[str, object]) -> tuple[str, ...]:
     """Those of the maps that LbState writes; flows are for gc alone."""
     present = [family for family in FAMILIES if family.present(maps)]
-    here = (family.here for family in present if family.here in maps)
-    return (CONFIG_MAP, *(name for family in present for name in family.map_names), *here)
+    direct = (name for family in present for name in (family.here, family.own) if name in maps)
+    return (CONFIG_MAP, *(name for family in present for name in family.map_names), *direct)
 
 
 def has_maps(maps: Mapping[str, object]) -> bool:

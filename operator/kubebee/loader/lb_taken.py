@@ -53,13 +53,18 @@ def taken(
     for listener in listening:
         protocol = _PROTOCOLS.get(listener.protocol)
         for address in own:
-            if protocol is None or not _covers(listener.address, address):
+            if protocol is None or not covers(listener.address, address):
                 continue
             key = FrontendKey(address, listener.port, protocol)
             one = frontends.get(key)
             if one is not None and _is_explicit(one) and not _leads_here(one, own, key.port):
                 found[key] = one
     return found
+
+
+def covers(bound: bytes, address: bytes) -> bool:
+    """Whether a socket that is bound to the first gets what is for the second."""
+    return bound == address or (not any(bound) and len(bound) >= len(address))
 
 
 def explicit_owner(frontend: Frontend) -> ResourceKey:
@@ -69,10 +74,6 @@ def explicit_owner(frontend: Frontend) -> ResourceKey:
 
 def _is_explicit(frontend: Frontend) -> bool:
     return frontend.owner.startswith(_EXPLICIT)
-
-
-def _covers(bound: bytes, address: bytes) -> bool:
-    return bound == address or (not any(bound) and len(bound) >= len(address))
 
 
 def _leads_here(frontend: Frontend, own: Collection[bytes], port: int) -> bool:

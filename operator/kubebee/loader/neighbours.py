@@ -159,8 +159,8 @@ class Neighbours:
         else:
             self._local.discard(key)
 
-    def take_news(self) -> None:
-        """Follow what netlink told since the last call.
+    def take_news(self) -> bool:
+        """Follow what netlink told since the last call. Returns whether routes may have changed.
 
         Raises:
             BpfError: netlink failed, or a map refused a write.
@@ -169,17 +169,19 @@ class Neighbours:
         if changes.everything or self._doubt:
             self._doubt = False
             self._relist()
-            return
+            return True
         self._stale.update(dict.fromkeys(self._undecided))
         self._undecided.clear()
         for link in changes.links:
             self._take_link(link)
+        routed_anew = bool(changes.prefixes)
         if len(changes.prefixes) > _MANY_PREFIXES:
             self._stale.update(dict.fromkeys(self._routes))
             changes.prefixes.clear()
         for address, length in changes.prefixes:
             self._stale.update(dict.fromkeys(filter(Prefix(address, length).covers, self._routes)))
         self._take_neighbours(changes)
+        return routed_anew
 
     def doubt(self) -> None:
         """After an error: let the next `take_news` look at everything anew."""

@@ -20,6 +20,7 @@ from kubebee.lb.layout import NextHop
 from kubebee.lb.model import FrontendKey
 from kubebee.lb.sync import LbState
 from kubebee.loader.neighbours import Neighbours
+from kubebee.loader.own_places import served_here
 from kubebee.loader.ways import Ways, known_devices
 
 log = logging.getLogger("kubebee")
@@ -173,6 +174,12 @@ class LbUpkeep:
             over[family] = self._drains[family].over(now)
         return over
 
+    def _look_for_own_places(self) -> None:
+        """Which frontends the node is a server of itself; the datapath is told."""
+        assert self._state is not None
+        for part in self._state.families.values():
+            part.own.want(self._maps, served_here(part.places_here()))
+
     async def run(self) -> None:
         """Follow the network and collect flows until cancelled; what fails is logged and tried again."""
         due = 0.0
@@ -183,9 +190,11 @@ class LbUpkeep:
             if self._neighbours is None:
                 continue
             try:
-                self._neighbours.take_news()
+                routed_anew = self._neighbours.take_news()
                 if self._neighbours.stale or self._neighbours.unkept:
                     self._neighbours.work()
+                if routed_anew:
+                    self._look_for_own_places()
                 if time.monotonic() >= due:
                     due = self._collect()
             except (KubebeeError, OSError) as error:
@@ -227,6 +236,7 @@ class LbUpkeep:
         assert self._neighbours is not None
         start = time.monotonic()
         self._neighbours.use(self._look())  # drivers tell nobody what they have learnt
+        self._look_for_own_places()
         drained = self._note_drains(self._state)
         now = time.monotonic_ns()
         self.collected = report = collect(self._maps, self._state, now, drained=drained)

@@ -26,7 +26,7 @@ from kubebee.loader.pins import CHAIN, PinRoot
 READ_ONLY = frozenset(
     {
         *("kb_lb_fe", "kb_lb_slots", "kb_lb_be", "kb_lb_fe_stat", "kb_lb_cfg", "kb_lb_sources"),
-        *("kb_lb_devs", "kb_lb_names", "kb_lb_here", "kb_lb_cut"),
+        *("kb_lb_devs", "kb_lb_names", "kb_lb_here", "kb_lb_own", "kb_lb_cut"),
         *(".bss", "kb_p_chunks", "kb_p_crowded", "kb_p_names"),
     }
 )
