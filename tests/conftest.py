@@ -14,7 +14,7 @@ from lab import Lab
 from lab.netns import Namespace, private_mounts, remove_leftovers, run
 
 pytest_plugins = ["support.cluster_session"]
-_SKIPS = pytest.StashKey[list[tuple[str, str]]]()
+_SKIPS = pytest.StashKey["_Skips"]()
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,8 @@ def read_allowed_skips(text: str) -> list[AllowedSkip]:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Give the run a mount namespace of its own: what tests mount goes with it, even after kill -9."""
-    config.stash[_SKIPS] = []
+    config.stash[_SKIPS] = skips = _Skips()
+    config.pluginmanager.register(skips)
     if os.geteuid() == 0:
         private_mounts()
         remove_leftovers()
@@ -53,27 +54,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="needs root"))
 
 
-@pytest.hookimpl(hookwrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
-    """Remember skips of tests."""
-    outcome = yield
-    report = outcome.get_result()  # type: ignore[attr-defined]
-    if report.skipped and not hasattr(report, "wasxfail"):
-        item.config.stash[_SKIPS].append((report.nodeid, str(report.longrepr[2])))
+class _Skips:
+    """Remembers skips of tests and of whole modules; of worker processes the first process hears."""
 
+    def __init__(self) -> None:
+        self.found: list[tuple[str, str]] = []
 
-@pytest.hookimpl(hookwrapper=True)
-def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
-    """Remember skips of whole modules."""
-    outcome = yield
-    report = outcome.get_result()  # type: ignore[attr-defined]
-    if report.skipped:
-        collector.config.stash[_SKIPS].append((report.nodeid, str(report.longrepr[2])))
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """A test's."""
+        if report.skipped and not hasattr(report, "wasxfail"):
+            self._note(report)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """A module's."""
+        if report.skipped:
+            self._note(report)
+
+    def _note(self, report: pytest.TestReport | pytest.CollectReport) -> None:
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        self.found.append((report.nodeid, str(reason)))
 
 
 def _unexpected_skips(config: pytest.Config) -> list[tuple[str, str]]:
     allowed = read_allowed_skips((Path(__file__).parent / "allowed_skips.txt").read_text())
-    return [skip for skip in config.stash[_SKIPS] if not any(entry.covers(*skip) for entry in allowed)]
+    return [skip for skip in config.stash[_SKIPS].found if not any(entry.covers(*skip) for entry in allowed)]
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from scapy.layers.inet import IP
@@ -34,6 +34,7 @@ from kubebee.lb.model import (
 from kubebee.lb.sync import LbState, SyncReport
 from kubebee.render.environment import render_builtin
 from support.clang import compile_c
+from support.loaded_once import Loaded, lent
 
 CONTINUE, DROP, PASS, TX, REDIRECT = 0xFFFFFFFF, 1, 2, 3, 4
 """As a test run returns them: KB_CONTINUE is -1."""
@@ -212,24 +213,28 @@ def balancer(
         features: what is rendered.
         max_entries: sizes of maps, by name.
     """
-    suffix = "6" * six
-    with ExitStack() as stack:
-        xdp = stack.enter_context(BpfObject.open(elf(last_stage, six, features), "servicelb"))
-        for name, count in (SMALL | max_entries).items():
+    suffix, sizes = "6" * six, SMALL | max_entries
+    key = (last_stage, six, features, *sorted(sizes.items()))
+    with lent(key, lambda: _load(elf(last_stage, six, features), tc_elf(six, features), sizes)) as loaded:
+        named = loaded.programs
+        stage = named["last_stage" if last_stage else f"kb_servicelb{suffix}"]
+        ingress, egress = named[f"kb_lb_ingress{suffix}"], named[f"kb_lb_egress{suffix}"]
+        yield Balancer(stage if hook is XDP else ingress, dict(loaded.maps), hook, ingress, egress)
+
+
+def _load(xdp_elf: bytes, of_tc: bytes, sizes: Mapping[str, int]) -> Loaded:
+    with BpfObject.open(xdp_elf, "servicelb") as xdp, BpfObject.open(of_tc, "servicelb_tc") as tc:
+        for name, count in sizes.items():
             xdp.maps[name].set_max_entries(count)
         xdp.load()
-        maps = {name: stack.enter_context(item.duplicate()) for name, item in xdp.maps.items()}
-        tc = stack.enter_context(BpfObject.open(tc_elf(six, features), "servicelb_tc"))
         for name, item in tc.maps.items():
-            if name in maps and not name.startswith("."):
-                item.reuse_fd(maps[name].fd)
+            if name in xdp.maps and not name.startswith("."):
+                item.reuse_fd(xdp.maps[name].fd)
         tc.load()
-        stage, ingress, egress = (
-            stack.enter_context(each.duplicate())
-            for each in (
-                xdp.programs["last_stage" if last_stage else f"kb_servicelb{suffix}"],
-                tc.programs[f"kb_lb_ingress{suffix}"],
-                tc.programs[f"kb_lb_egress{suffix}"],
-            )
+        programs = {**xdp.programs, **tc.programs}
+        own = (item for name, item in tc.maps.items() if name not in xdp.maps or name.startswith("."))
+        return Loaded(
+            {name: each.duplicate() for name, each in programs.items()},
+            {name: each.duplicate() for name, each in xdp.maps.items()},
+            tuple(each.duplicate() for each in own if not each.name.startswith(".rodata")),
         )
-        yield Balancer(stage if hook is XDP else ingress, maps, hook, ingress, egress)
