@@ -28,8 +28,8 @@ enum kb_drop_reason {
 	KB_DROP_LB_MTU = 35, /* does not fit the way to the backend */
 	KB_DROP_LB_NO_ROUTE = 36, /* no route to the backend or back to the client */
 	KB_DROP_LB_FORWARDING_OFF = 37, /* net.ipv4.conf.*.forwarding is 0 on the ingress interface */
-	KB_DROP_LB_HEADROOM = 38, /* the driver left no room for an outer header */
-	KB_DROP_LB_PORTS = 39, /* no free SNAT source port within the tries */
+	KB_DROP_LB_HEADROOM = 38, /* no room for an outer header in front, or for one more IP option */
+	KB_DROP_LB_PORTS = 39, /* no free source port towards the backend within the tries */
 	KB_DROP_LB_FLOWS = 40, /* the flow table is full */
 	KB_DROP_LB_SOURCE = 41, /* the client is in none of the frontend's source ranges */
 	KB_DROP_LB_NOT_HERE = 42, /* the frontend's backends are on other nodes, and only those here may serve it */

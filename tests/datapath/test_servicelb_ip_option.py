@@ -7,10 +7,22 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import pytest
-from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption, IPOption_NOP, IPOption_Router_Alert, fragment
+from scapy.layers.inet import (
+    ICMP,
+    IP,
+    TCP,
+    UDP,
+    IPerror,
+    IPOption,
+    IPOption_NOP,
+    IPOption_Router_Alert,
+    fragment,
+)
 from scapy.layers.inet6 import (
     HBHOptUnknown,
+    ICMPv6DestUnreach,
     ICMPv6PacketTooBig,
+    IPerror6,
     IPv6,
     IPv6ExtHdrDestOpt,
     IPv6ExtHdrFragment,
@@ -25,7 +37,6 @@ from kubebee.lb import stats
 from kubebee.lb.layout import NextHop
 from kubebee.lb.model import Forwarding, Frontend, LbConfig, Prefix, Protocol, parse_address
 from support.servicelb import (
-    ALL,
     CLIENT_MAC,
     CONTINUE,
     ETHER,
@@ -41,7 +52,6 @@ from support.servicelb import (
 
 pytestmark = pytest.mark.root
 
-FEATURES = replace(ALL, ip_option=True)
 IN_POD = NextHop.local(77)
 MTU = 1500
 """Of the way to HOP."""
@@ -95,20 +105,19 @@ IPV6 = Family(True, "2001:db8:c::7", "2001:db8:f::10", "2001:db8:f::11", "2001:d
 
 
 class Loaded(NamedTuple):
-    """Loaded programs of one family; loading them takes most of a test's time."""
+    """Loaded programs of one family."""
 
     family: Family
     lb: Balancer
 
 
 @pytest.fixture(
-    scope="module",
     params=[(hook, family) for hook in HOOKS for family in (IPV4, IPV6)],
     ids=lambda chosen: f"{chosen[0].name}-{'IPv6' if chosen[1].six else 'IPv4'}",
 )
 def loaded(request: pytest.FixtureRequest) -> Iterator[Loaded]:
     hook, family = request.param
-    with balancer(hook, six=family.six, features=FEATURES) as made:
+    with balancer(hook, six=family.six) as made:
         yield Loaded(family, made)
 
 
@@ -120,7 +129,6 @@ def family(loaded: Loaded) -> Family:
 @pytest.fixture
 def lb(loaded: Loaded) -> Balancer:
     """Of the balancer: the backend is on another host."""
-    empty(loaded)
     loaded.lb.serve(*frontends(loaded.family), config=CONFIG, hop=HOP)
     return loaded.lb
 
@@ -128,24 +136,9 @@ def lb(loaded: Loaded) -> Balancer:
 @pytest.fixture
 def node(loaded: Loaded) -> Balancer:
     """Of the node that the backend is on."""
-    empty(loaded)
     twins = frontends(replace(loaded.family, vip=loaded.family.other_vip))
     loaded.lb.serve(*frontends(loaded.family), *twins, config=CONFIG, hop=IN_POD)
     return loaded.lb
-
-
-def empty(loaded: Loaded) -> None:
-    """Leave nothing of the test before."""
-    lb = loaded.lb
-    lb.serve(config=CONFIG)
-    for name in ("kb_lb_flow", "kb_lb_rev", "kb_lb_frags"):
-        table = lb.maps[name + "6" * loaded.family.six]
-        for key in list(table.keys()):
-            table.delete(key)
-    lb.collect()
-    counters = lb.maps["kb_drops"]
-    for key, value in counters.items():
-        counters.update(key, bytes(len(value)))
 
 
 only_ipv4 = pytest.mark.parametrize(
@@ -451,6 +444,17 @@ def test_a_backend_that_reaches_itself_would_not_know_its_own_answer(node: Balan
     itself = replace(family, client=family.pod)
     assert node.send(ETHER / itself.marked(tcp("S", 8080))).retval == node.hook.dropped
     assert (node.drops(), node.flows()) == ({"lb_ports": 1}, (0, 0))
+
+
+def test_an_error_of_the_backend_is_about_what_the_client_sent(node: Balancer, family: Family) -> None:
+    _, query = opened(node, family, udp(5353))
+    about = Ether(query)[IPv6 if family.six else IP]
+    error = ICMPv6DestUnreach(code=4) if family.six else ICMP(type=3, code=3)
+    run = node.leave(SENT / family.ip(family.pod, family.client) / error / about)
+    told = Ether(run.data)
+    quoted = told[IPerror6 if family.six else IPerror]
+    assert (run.retval, told[IPv6 if family.six else IP].dst) == (CONTINUE, family.client)
+    assert (quoted.src, quoted.dst, quoted.sport, quoted.dport) == (family.client, family.vip, 5000, 53)
 
 
 def unbelieved(family: Family) -> dict[str, Packet]:

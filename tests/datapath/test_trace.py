@@ -18,7 +18,7 @@ from kubebee.lb.model import Forwarding, Protocol, parse_address
 from kubebee.lb.reading import read_tables, slot_words
 from kubebee.trace import packet
 from kubebee.trace.decisions import Ending, Table, Trace, decide
-from kubebee.trace.gather import affinity_of, find
+from kubebee.trace.gather import Asked, affinity_of, find, sent_on
 from kubebee.trace.packet import Flow, TcpFlag, frame, tunnelled
 from kubebee.trace.private import PrivateChain
 from kubebee.trace.rehearsal import rehearse_in
@@ -259,6 +259,66 @@ def test_a_tunnel_that_does_not_end_here_is_told_as_such(live: Live) -> None:
         traced = trace_in(private, live, client(), sent)
     assert (traced.ending, traced.is_tunnels_end) == (Ending.PASSED, False)
     assert trace_view.summary(traced).endswith("as it is: the tunnel does not end here")
+
+
+@pytest.fixture
+def by_option() -> Iterator[Live]:
+    """Frontends are forwarded by IP option, to another port."""
+    with live_chain() as made:
+        made.balancer.serve(frontend("10.0.0.2:8080", forwarding=Forwarding.DSR_IP_OPTION))
+        yield made
+
+
+def test_an_option_that_names_the_frontend_is_told(by_option: Live) -> None:
+    traced = trace(by_option, client())
+    assert backend(traced) == "10.0.0.2:8080"
+    assert f"options 8 bytes for {VIP}:80" in traced.after.layers[0].text
+    assert "by DSR-IPOption, out of lo" in trace_view.summary(traced)
+    assert agrees(traced, really(by_option, client()))
+    assert "options" not in trace(by_option, client(), ACK).after.layers[0].text
+
+
+@pytest.mark.parametrize(
+    ("flags", "protocol", "marked"),
+    [(SYN, packet.TCP, True), (ACK, packet.TCP, False), (SYN, packet.UDP, True)],
+)
+def test_a_packet_is_made_as_another_balancer_sends_it_on(
+    by_option: Live, flags: TcpFlag, protocol: int, marked: bool
+) -> None:
+    kind = Protocol(protocol)
+    by_option.balancer.serve(frontend("10.0.0.2:8080", protocol=kind, forwarding=Forwarding.DSR_IP_OPTION))
+    asked = client(protocol=protocol)
+    sent = sent_on_by_another(by_option, asked, flags)
+    ran = by_option.program.test_run(frame(asked, MACS, tcp_flags=flags))
+    really_sent = MACS + ran.data[12:]
+    assert (sent, packet.decode(sent).layers[0].has_option) == (really_sent, marked)
+
+
+def test_a_packet_with_an_option_ends_at_a_backend_of_this_node(by_option: Live) -> None:
+    pod = parse_address("10.0.0.2")
+    sent = sent_on_by_another(by_option, client())
+    with PrivateChain(by_option.chain) as private:
+        passes = trace_in(private, by_option, client(), sent)
+    assert (passes.ending, passes.tunnel, passes.is_tunnels_end) == (Ending.PASSED, pod, False)
+    assert "left on: 10.0.0.2 is no backend on this node" in trace_view.text(passes)
+    assert trace_view.summary(passes).endswith("as it is: its option is not for this node")
+
+    by_option.balancer.state.set_next_hops(by_option.balancer.maps, {pod: NextHop.local(77)})
+    with PrivateChain(by_option.chain) as private:
+        traced = trace_in(private, by_option, client(), sent)
+    assert (traced.ending, traced.is_tunnels_end) == (Ending.LEFT_TO_KERNEL, True)
+    assert backend(traced) == "10.0.0.2:8080"
+    assert "as another balancer chose, on this node" in trace_view.summary(traced)
+    ran = by_option.program.test_run(sent)
+    assert agrees(traced, (VERDICTS[ran.retval], ran.data))
+
+
+def sent_on_by_another(live: Live, flow: Flow, flags: TcpFlag = SYN) -> bytes:
+    """A client's frame as another balancer sends it on to 10.0.0.2."""
+    found = find(read_tables(live.balancer.maps), flow)
+    assert found is not None
+    asked = Asked(flow, "lo", flags, tunnel=parse_address("10.0.0.2"))
+    return sent_on(asked, frame(flow, MACS, tcp_flags=flags), found[1])
 
 
 def test_hundreds_of_packets_are_foretold(live: Live) -> None:

@@ -69,7 +69,7 @@ HOP = NextHop(LOOPBACK, bytes.fromhex((ROUTER_MAC + NODE_MAC).replace(":", "")),
 CONFIG = LbConfig(snat_address=parse_address(NODE))
 ETHER = Ether(src=CLIENT_MAC, dst=NODE_MAC)
 SENT = Ether(src=NODE_MAC, dst=ROUTER_MAC)
-ALL = Features(dsr=True, ipv6=True, affinity=True, random=True)
+ALL = Features(dsr=True, ip_option=True, ipv6=True, affinity=True, random=True)
 
 _ENTRY = 'SEC("xdp")\nint LB_V(kb_servicelb)('
 _LAST_STAGE = """

@@ -146,14 +146,18 @@ class Trace:
 
     @property
     def tunnel(self) -> bytes:
-        """The backend that another balancer sent it to, inside IP-in-IP; b"" if none did."""
-        layers = self.before.layers
-        return layers[0].flow.destination if len(layers) > 1 else b""
+        """The backend that another balancer sent it to, in a tunnel or with an option; b"": none did."""
+        return self.before.layers[0].flow.destination if _has_sender(self.before) else b""
+
+    @property
+    def by_option(self) -> bool:
+        """Whether it has the option that names a frontend."""
+        return any(layer.has_option for layer in self.before.layers[:1])
 
     @property
     def is_tunnels_end(self) -> bool:
-        """Whether the outer header is taken off here."""
-        return len(self.before.layers) > len(self.after.layers)
+        """Whether the outer header, or the option, is taken off here."""
+        return _has_sender(self.before) and not _has_sender(self.after)
 
     @property
     def source(self) -> tuple[bytes, int] | None:
@@ -194,7 +198,7 @@ def decide(
     backend = _backend(frontend, before, after, connection, run.made) if frontend else None
     chosen = backend.number if backend else None
     explained = connection is not None or habit is not None or pick is None or chosen is None
-    explained |= len(before.layers) > 1  # its sender has chosen
+    explained |= _has_sender(before)  # which has chosen
     moved = pick is not None and pick.changed and chosen is not None and connection is None
     made = [DsrFlow.unpack(entry.value) for entry in run.made if ipv4_twin(entry.table) == IPV4.dsr_flows]
     staying = [each for each in frontend.members if not each.leaving] if frontend else []
@@ -216,6 +220,11 @@ def decide(
         by_table_before=moved and all(flow.flags & FlowFlag.OLDER for flow in made),
         disagrees=not explained and not moved and pick is not None and chosen != pick.number,
     )
+
+
+def _has_sender(packet: Decoded) -> bool:
+    """Whether it is as balancers send packets on."""
+    return len(packet.layers) > 1 or any(layer.has_option for layer in packet.layers)
 
 
 def _connection(found: Sequence[Entry], flow: Flow) -> Connection | None:

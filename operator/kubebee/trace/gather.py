@@ -6,18 +6,18 @@ import contextlib
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kubebee.bpf.map import Map
 from kubebee.bpf.netlink import Interface, dump_interfaces
 from kubebee.errors import KubebeeError
 from kubebee.lb import layout
 from kubebee.lb.family import family_of
-from kubebee.lb.model import FrontendKey, Protocol
+from kubebee.lb.model import Forwarding, FrontendKey, Protocol
 from kubebee.lb.reading import Shown, Tables, read_tables, slot_words
 from kubebee.loader.pins import PinRoot
 from kubebee.trace.decisions import Table, Trace, decide
-from kubebee.trace.packet import TTL, Flow, TcpFlag, frame, tunnelled
+from kubebee.trace.packet import MACS, TTL, Flow, TcpFlag, frame, marked, tunnelled
 from kubebee.trace.private import LiveChain, live_chain
 from kubebee.trace.rehearsal import Seed, rehearse
 
@@ -39,7 +39,8 @@ class Asked:
 
     Attributes:
         ip_length: bytes of the IP packet; 0 = as few as it needs.
-        tunnel: the backend that another balancer sends it to, inside IP-in-IP; b"": it comes as it is.
+        tunnel: the backend that another balancer sends it to: with an option where the frontend is forwarded
+            so, else inside IP-in-IP; b"": it comes as it is.
     """
 
     flow: Flow
@@ -68,12 +69,28 @@ def trace(pins: PinRoot, asked: Asked) -> Trace:
         ip_length=asked.ip_length,
         ttl=asked.ttl,
     )
-    if asked.tunnel:
-        sent = tunnelled(sent, asked.flow.source, asked.tunnel)
     with _maps_of_stage(live) as maps:
         frontend, table = _looked_up(maps, asked.flow)
+    if asked.tunnel:
+        sent = sent_on(asked, sent, frontend)
     run = rehearse(live, asked.flow, sent, affinity_of(frontend, asked.flow))
     return decide(run, asked.flow, frontend, table, interfaces, time.monotonic_ns())
+
+
+def sent_on(asked: Asked, sent: bytes, frontend: Shown | None) -> bytes:
+    """A client's frame as another balancer sends it on."""
+    flow = asked.flow
+    if frontend is None or frontend.forwarding is not Forwarding.DSR_IP_OPTION:
+        return tunnelled(sent, flow.source, asked.tunnel)
+    ports = (each.backend.port for each in frontend.members if each.backend.address == asked.tunnel)
+    to = replace(flow, destination=asked.tunnel, destination_port=next(ports, flow.destination_port))
+    plain = frame(
+        to, sent[:MACS], tcp_flags=asked.tcp_flags, ip_length=asked.ip_length, ttl=max(1, asked.ttl - 1)
+    )
+    opens = asked.tcp_flags & (TcpFlag.SYN | TcpFlag.ACK) == TcpFlag.SYN
+    if flow.protocol == Protocol.TCP and not opens:
+        return plain
+    return marked(plain, flow.destination, flow.destination_port)
 
 
 def affinity_of(frontend: Shown | None, flow: Flow) -> list[Seed]:

@@ -26,6 +26,13 @@ class Named(NamedTuple):
     length: int
 
 
+def make(address: bytes, port: int, following: int) -> bytes:
+    """The option for a frontend; of IPv6 with its header, which `following` is behind."""
+    if len(address) == 4:
+        return _IPV4.pack(*_IPV4_HEAD, port, int.from_bytes(address))
+    return _IPV6.pack(following, *_IPV6_HEAD, address, port)
+
+
 def find_ipv4(options: bytes) -> Named | None:
     """Read it from what is behind the fixed header."""
     if len(options) < _IPV4.size or not options.startswith(_IPV4_HEAD):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntFlag
 
 from kubebee.trace import ip_option
@@ -24,6 +24,8 @@ _DF, _MF, _OFFSET = 0x4000, 0x2000, 0x1FFF
 _ICMP_BYTES = 8
 _PAYLOAD = b"kubebee"
 TTL = 64
+MACS = 12
+"""Bytes of a frame before its type."""
 
 
 class TcpFlag(IntFlag):
@@ -84,6 +86,22 @@ def tunnelled(inside: bytes, source: bytes, target: bytes) -> bytes:
     return inside[: _ETH.size] + head + packet
 
 
+def marked(sent: bytes, address: bytes, port: int) -> bytes:
+    """A frame's packet to a backend with the option that names its frontend, as a balancer sends it on."""
+    at = _ETH.size + (_IPV4.size if len(address) == 4 else _IPV6.size)
+    head, rest = bytearray(sent[_ETH.size : at]), sent[at:]
+    option = ip_option.make(address, port, head[6])
+    if len(address) == 4:
+        head[0] += len(option) // 4
+        head[2:4] = (int.from_bytes(head[2:4]) + len(option)).to_bytes(2)
+        head[10:12] = bytes(2)
+        head[10:12] = checksum(bytes(head) + option).to_bytes(2)
+    else:
+        head[4:6] = (int.from_bytes(head[4:6]) + len(option)).to_bytes(2)
+        head[6] = ip_option.DESTINATION_OPTIONS
+    return sent[: _ETH.size] + bytes(head) + option + rest
+
+
 def _l4_size(protocol: int) -> int:
     return {TCP: _TCP.size, UDP: _UDP.size, SCTP: _SCTP.size + _SCTP_INIT.size}[protocol]
 
@@ -131,12 +149,14 @@ class Layer:
     Attributes:
         flow: its ends; ports are 0 where it has none.
         text: all of it in words.
+        has_option: one names the frontend that it was for.
     """
 
     flow: Flow
     ttl: int
     length: int
     text: str
+    has_option: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,12 +209,14 @@ def _ipv4(data: bytes) -> tuple[Layer, int, bytes] | None:
     if fragment & (_MF | _OFFSET):
         marks.append(f"fragment {number:#x} at {(fragment & _OFFSET) * 8}")
     marks += [f"options {(first & 0xF) * 4 - _IPV4.size} bytes"] if first & 0xF > 5 else []
-    if named := ip_option.find_ipv4(data[_IPV4.size : (first & 0xF) * 4]):
+    named = ip_option.find_ipv4(data[_IPV4.size : (first & 0xF) * 4])
+    if named:
         marks.append(f"for {end(named.address, named.port)}")
     marks += [] if checksum(data[: (first & 0xF) * 4]) == 0 else ["bad IP checksum"]
     whole = len(data) >= length and not fragment & (_MF | _OFFSET)
     visible = b"" if fragment & _OFFSET else rest
-    return _layer(source, destination, protocol, ttl, length, visible, marks, whole), protocol, visible
+    layer = _layer(source, destination, protocol, ttl, length, visible, marks, whole)
+    return replace(layer, has_option=named is not None), protocol, visible
 
 
 def _ipv6(data: bytes) -> tuple[Layer, int, bytes] | None:
@@ -203,14 +225,12 @@ def _ipv6(data: bytes) -> tuple[Layer, int, bytes] | None:
     _, payload, protocol, ttl, source, destination = _IPV6.unpack_from(data)
     length = _IPV6.size + payload
     rest, marks = data[_IPV6.size : length], []
-    if protocol == ip_option.DESTINATION_OPTIONS and (named := ip_option.find_ipv6(rest)):
+    named = ip_option.find_ipv6(rest) if protocol == ip_option.DESTINATION_OPTIONS else None
+    if named:
         protocol, rest = named.next, rest[named.length :]
         marks = [f"options {named.length} bytes", f"for {end(named.address, named.port)}"]
-    return (
-        _layer(source, destination, protocol, ttl, length, rest, marks, len(data) >= length),
-        protocol,
-        rest,
-    )
+    layer = _layer(source, destination, protocol, ttl, length, rest, marks, len(data) >= length)
+    return replace(layer, has_option=named is not None), protocol, rest
 
 
 def _layer(

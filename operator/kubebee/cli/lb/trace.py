@@ -36,7 +36,9 @@ _FLAGS = ("syn", "ack", "fin", "rst")
 @click.option("--rst", "flags", flag_value="rst", help="TCP: it resets the connection.")
 @click.option("--length", type=click.IntRange(0, 65535), default=0, help="Bytes of the IP packet.")
 @click.option("--ttl", type=click.IntRange(1, 255), default=64, show_default=True, help="TTL or hop limit.")
-@click.option("--tunnel", metavar="BACKEND", default="", help="It comes inside IP-in-IP to BACKEND: DSR.")
+@click.option(
+    "--tunnel", metavar="BACKEND", default="", help="It comes from another balancer to BACKEND: DSR."
+)
 @click.option("--socket", "of_socket", is_flag=True, help="Ask what a process on this node would get.")
 @options.bpffs
 @output.format_option("text", "json", "yaml")

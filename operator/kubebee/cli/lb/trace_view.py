@@ -66,7 +66,7 @@ def _reason(reason: str) -> str:
 def _balancer(trace: Trace) -> Iterator[tuple[str, str]]:
     shown = trace.frontend
     if trace.tunnel:
-        yield "tunnel", _tunnel(trace)
+        yield ("option" if trace.by_option else "tunnel"), _tunnel(trace)
     yield "frontend", _frontend(shown) if shown else "none has this address, port and protocol"
     if shown is not None and shown.source_ranges:
         yield "may come", _may_come(trace, shown)
@@ -100,6 +100,10 @@ def _is_here(trace: Trace) -> bool:
 
 def _tunnel(trace: Trace) -> str:
     to = end(trace.tunnel, 0)
+    if trace.by_option:
+        if trace.is_tunnels_end:
+            return f"taken off, as {to} is a backend of its frontend on this node"
+        return f"left on: {to} is no backend on this node of the frontend that it names"
     if not trace.is_tunnels_end:
         return f"to {to}: goes on untouched, as no backend there is on this node and serves the packet inside"
     if trace.backend is None:
@@ -219,7 +223,8 @@ def summary(trace: Trace) -> str:
     who = f"{_place(trace)} of {shown.name or shown.key}"
     place = f"backend {who}" if trace.position else f"a backend of {shown.name or shown.key} that was removed"
     if trace.is_tunnels_end:
-        return f"would go to {trace.backend.backend} ({place}), out of another balancer's tunnel{_out(trace)}"
+        how = "as another balancer chose" if trace.by_option else "out of another balancer's tunnel"
+        return f"would go to {trace.backend.backend} ({place}), {how}{_out(trace)}"
     how = f"by {shown.forwarding}"
     source = f" from {end(*trace.source)}" if trace.source else ""
     to = f"would go to {trace.backend.backend} ({place}) {how}{source}{_out(trace)}"
@@ -247,7 +252,7 @@ def _out(trace: Trace) -> str:
 
 def _why_passed(trace: Trace) -> str:
     if trace.tunnel:
-        return "the tunnel does not end here"
+        return "its option is not for this node" if trace.by_option else "the tunnel does not end here"
     if trace.frontend is not None and trace.frontend.sockets_only:
         return "the frontend is for processes of this node only"
     if trace.frontend is not None:
