@@ -12,6 +12,10 @@ balances, two backends. All read the same small API server.
 - `..._cpu`: what all processors of the machine were busy for one of these datagrams, by /proc/stat:
   nanoseconds, over all rounds. It counts whatever else ran too.
 - `..._connect`: microseconds of connect() over TCP, one after the other; `_p99` beside the median.
+- `..._start`, `..._start_cpu`: seconds from the start of the program to all Services served, and what it and
+  the commands that it ran worked until then (of kubebee: the compilers too). `..._memory`: at its most.
+- `..._endpoint`: milliseconds from the change of an EndpointSlice's only endpoint on the server to the first
+  datagram of a client that comes to the new one; a client asks from another port every half millisecond.
 
 What socket LB adds to calls of processes, against none, is in socketlb_cost.py.
 """
@@ -29,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.report import Figure, Report
-from bench.site import busy_ns, pins_of, scratch, wait_for_rest
+from bench.site import busy_ns, pins_of, scratch, seconds_until, wait_for_rest
 from kubebee.bpf.map import Map
 from kubebee.lb.layout import pack_key
 from kubebee.lb.model import FrontendKey, Protocol, parse_address
@@ -53,7 +57,14 @@ PORTS = [
 ]
 READY_SECONDS = 240
 OTHERS_ENDPOINTS = 2
-Way = Callable[[Lab, ApiServer, Path], contextlib.AbstractContextManager[None]]
+MOVES = 5
+MOVED_PORT = 5400
+MOVED = [{"name": "moved", "port": MOVED_PORT, "protocol": "UDP"}]
+QUIET_SECONDS = 2.5
+"""Longer than kube-proxy waits between two passes."""
+ASK_SECONDS = 0.0005
+Way = Callable[[Lab, ApiServer, Path], contextlib.AbstractContextManager[int]]
+"""Gives the process id of what balances, once it serves."""
 
 
 def _balancer(mode: str) -> dict[str, Any]:
@@ -69,14 +80,15 @@ def kubebee(mode: str) -> Way:
     """ServiceLB in one of its modes."""
 
     @contextlib.contextmanager
-    def serve(lab: Lab, api: ApiServer, folder: Path) -> Iterator[None]:
+    def serve(lab: Lab, api: ApiServer, folder: Path) -> Iterator[int]:
         agent = NodeAgent(lab, api, folder)
         try:
             api.set_spec(NODE_NAME, [api.put_bundle(_balancer(mode))])
             agent.start()
             wait_for("all is served", lambda: _is_served(lab), READY_SECONDS)
             agent.wait_running("all")
-            yield
+            assert agent.process is not None
+            yield agent.process.pid
         finally:
             if agent.process is not None:
                 agent.kill()
@@ -141,7 +153,8 @@ def connects(lab: Lab, address: str) -> list[float]:
 
 def measure(report: Report, name: str, lab: Lab, address: str) -> None:
     """The figures of one case, once compilers and whatever else was begun are done."""
-    wait_for_rest()
+    if not wait_for_rest():
+        report.notes[f"{name}_at_rest"] = "no: other work is measured too"
     clock, cpu = packets(lab, address)
     report.figures[f"{name}_packet"] = Figure("ns", clock)
     report.figures[f"{name}_cpu"] = Figure("ns", [cpu])
@@ -150,10 +163,62 @@ def measure(report: Report, name: str, lab: Lab, address: str) -> None:
     report.figures[f"{name}_connect_p99"] = Figure("us", [statistics.quantiles(times, n=100)[98]])
 
 
+def moved_to(backend: str) -> dict[str, Any]:
+    """The slice whose only endpoint changes."""
+    return _known(real_slice(BACKENDS[backend], ports=MOVED, name="moved"))
+
+
+def _known(document: dict[str, Any]) -> dict[str, Any]:
+    return document | {"metadata": document["metadata"] | {"uid": "1"}}
+
+
+def moves(lab: Lab, api: ApiServer) -> list[float]:
+    """Milliseconds until clients come to an endpoint that took another's place."""
+    found = []
+    with contextlib.ExitStack() as stack:
+        listening = {
+            name: stack.enter_context(lab.backends[name].socket(socket.SOCK_DGRAM)) for name in BACKENDS
+        }
+        for name, address in BACKENDS.items():
+            listening[name].bind((address, MOVED_PORT))
+            listening[name].setblocking(False)
+        for number in range(1, MOVES + 1):
+            time.sleep(QUIET_SECONDS)
+            name = list(BACKENDS)[number % len(BACKENDS)]
+            since = time.perf_counter()
+            api.put(moved_to(name))
+            found.append(seconds_until(lambda to=listening[name]: _asked(lab, to), since) * 1e3)
+    return found
+
+
+def _asked(lab: Lab, backend: socket.socket) -> bool:
+    """Whether a new client's datagram came to a backend."""
+    with lab.client.socket(socket.SOCK_DGRAM) as client:
+        client.sendto(b"where", (VIP, MOVED_PORT))
+    time.sleep(ASK_SECONDS)
+    try:
+        return bool(backend.recv(16))
+    except BlockingIOError:
+        return False
+
+
+def worked(pid: int) -> float:
+    """Seconds of the processor that a process and its ended children took."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
+
+def peak_mib(pid: int) -> float:
+    """The most memory that a process had resident."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+
+
 def documents(count: int) -> Iterator[dict[str, Any]]:
     """The Service that is measured, and others."""
-    for one in (real_service("web", clusterIP=VIP, ports=PORTS), real_slice(*BACKENDS.values(), ports=PORTS)):
-        yield one | {"metadata": one["metadata"] | {"uid": "1"}}
+    yield _known(real_service("web", clusterIP=VIP, ports=[*PORTS, *MOVED]))
+    yield _known(real_slice(*BACKENDS.values(), ports=PORTS))
+    yield moved_to(next(iter(BACKENDS)))
     for number in range(1, count):
         yield service(number)
         yield endpoint_slice(number, endpoints=OTHERS_ENDPOINTS)
@@ -168,9 +233,14 @@ def main() -> None:
             with scratch() as folder, Lab() as lab, served(lab) as api:
                 api.set_spec(NODE_NAME, [])
                 api.put(*documents(count))
-                with way(lab, api, folder):
+                since = time.perf_counter()
+                with way(lab, api, folder) as pid:
+                    report.figures[f"{name}_{count}_start"] = Figure("s", [time.perf_counter() - since])
+                    report.figures[f"{name}_{count}_start_cpu"] = Figure("s", [worked(pid)])
                     measure(report, f"{name}_{count}", lab, VIP)
-    report.notes = {"packets_a_round": PACKETS, "connects": CONNECTS}
+                    report.figures[f"{name}_{count}_endpoint"] = Figure("ms", moves(lab, api))
+                    report.figures[f"{name}_{count}_memory"] = Figure("MiB", [peak_mib(pid)])
+    report.notes |= {"packets_a_round": PACKETS, "connects": CONNECTS}
     if not kube_proxy.PROGRAM:
         report.notes["kube_proxy"] = "not measured: KUBEBEE_KUBE_PROXY does not name its program"
     report.print()

@@ -113,8 +113,10 @@ def _feed(node: Namespace, argv: Sequence[str], text: str) -> None:
 
 
 @contextlib.contextmanager
-def real(lab: Lab, api: ApiServer, folder: Path, mode: str) -> Iterator[None]:
+def real(lab: Lab, api: ApiServer, folder: Path, mode: str) -> Iterator[int]:
     """`PROGRAM` on the lab's node, until the block ends; its rules stay, as those of a killed one do.
+
+    Gives its process id.
 
     Args:
         lab: where.
@@ -146,7 +148,7 @@ def real(lab: Lab, api: ApiServer, folder: Path, mode: str) -> Iterator[None]:
     try:
         done = "SyncProxyRules complete"  # said of each family
         wait_for("kube-proxy serves", lambda: log.read_text().count(done) >= 2, SERVES_WITHIN_S)
-        yield
+        yield process.pid
     finally:
         process.kill()
         process.wait()
