@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
-from scapy.layers.inet import IP, TCP, UDP
+from scapy.layers.inet import IP, TCP, UDP, IPOption
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
@@ -52,6 +52,7 @@ FEW = 10
 CLIENTS = 1 << 16
 """Far more than a backend has ports."""
 HOST, OWN_VIP = "198.51.100.1", "192.0.2.20"
+FAR_VIP = "192.0.2.21"
 POD, POD_LINK = "10.244.1.5", 77
 ROUTED, GATEWAY = "10.0.1.1", "198.51.100.9"
 
@@ -63,6 +64,13 @@ def tcp(flags: str, port: int = 80, vip: str = VIP) -> Packet:
 def tunnel(backend: str, inside: Packet) -> Packet:
     """As another balancer sends it on."""
     return ETHER / IP(src="10.9.9.9", dst=backend) / inside[IP]
+
+
+def optioned(backend: str, port: int) -> Packet:
+    """A SYN as another balancer sends it on by IP option, from port 86 of VIP."""
+    option = bytes((0x9A, 8, 86, 0)) + parse_address(VIP)[::-1]
+    ip = IP(src=CLIENT, dst=backend, options=[IPOption(option)])
+    return ETHER / ip / TCP(sport=40000, dport=port, flags="S") / Raw(bytes(10))
 
 
 def udp(port: int) -> Packet:
@@ -99,6 +107,13 @@ SERVED = (
     Traffic("decapsulated_for_a_pod", tunnel(POD, tcp("A", 85)), PASS, grown=-20, restore=74),
     Traffic("miss", tcp("A", 8080), CONTINUE),
 )
+BY_OPTION = (
+    Traffic("dsr_option_tcp_established", tcp("A", 86, FAR_VIP), TX, restore=54),
+    Traffic("dsr_option_tcp_syn", tcp("S", 86, FAR_VIP), TX, grown=8, restore=54),
+    Traffic("option_taken_off", optioned(POD, 8086), PASS, grown=-8, restore=62),
+    Traffic("miss_beside_options", tcp("A", 8080), CONTINUE),
+)
+"""In a program that has the code for options; that of the others has none."""
 SERVED6 = (
     Traffic("ipv6_dsr_tcp_established", tcp6("A"), TX, grown=40),
     Traffic("ipv6_snat_tcp_established", tcp6("A", 81), TX, restore=74),
@@ -138,6 +153,9 @@ def frontends() -> Iterator[Frontend]:
     yield frontend(f"{ROUTED}:8080", port=83, forwarding=snat)
     yield frontend(f"{BACKENDS[0]}:8084", port=84, forwarding=snat)
     yield frontend(f"{POD}:85", port=85, forwarding=dsr)
+    option = Forwarding.DSR_IP_OPTION
+    yield frontend(f"{POD}:8086", port=86, forwarding=option)
+    yield frontend(*(f"{each}:8086" for each in few), vip=FAR_VIP, port=86, forwarding=option)
     yield frontend(f"{HOST}:80", vip=OWN_VIP, forwarding=dsr)
     yield frontend(*(f"{each}:80" for each in BACKENDS6), vip=VIP6, forwarding=dsr)
     yield frontend(*(f"{each}:8080" for each in BACKENDS6), vip=VIP6, port=81, forwarding=snat)
@@ -179,9 +197,10 @@ def node_with_routes() -> Iterator[Namespace]:
         yield node
 
 
-def stage(six: bool) -> str:
+def stage(six: bool, ip_option: bool = False) -> str:
     """The C source of the stage for the wrapper."""
-    source = render_builtin("servicelb", Features(dsr=True, ipv6=six).context() | {"tc": False, "six": six})
+    features = Features(dsr=True, ip_option=ip_option, ipv6=six)
+    source = render_builtin("servicelb", features.context() | {"tc": False, "six": six})
     changed = source.replace('SEC("xdp")\nint LB_V(kb_servicelb)(', "static __noinline int stage(")
     assert changed != source
     return changed
@@ -205,12 +224,13 @@ def main() -> None:
             program = stack.enter_context(loaded.programs["wrapper"].duplicate())
             cases[traffic.name] = Case(program, bytes(traffic.packet), traffic.verdict)
         opening = tcp("S", 81)
-        for each in (*SERVED, *SERVED6):
+        for each in (*SERVED, *BY_OPTION, *SERVED6):
             six, traffic = each in SERVED6, each
+            source = stage(six, ip_option=each in BY_OPTION)
             if each is ANSWER:  # ports are given out by a hash: those of any balancer with these frontends
-                with served(stage(six), each, six, LOOPBACK) as (other, _):
+                with served(source, each, six, LOOPBACK) as (other, _):
                     traffic = replace(each, packet=as_answer(other.send(opening)))
-            balancer, program = stack.enter_context(served(stage(six), traffic, six, node.ifindex("up0")))
+            balancer, program = stack.enter_context(served(source, traffic, six, node.ifindex("up0")))
             if each is ANSWER:
                 balancer.send(opening)
             if each is FULL:

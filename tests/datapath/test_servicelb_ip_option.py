@@ -347,6 +347,13 @@ def test_the_answer_leaves_as_the_frontends(node: Balancer, family: Family) -> N
         assert (run.retval, run.data) == (CONTINUE, bytes(expected))
 
 
+def test_a_server_of_the_node_itself_is_a_backend_too(node: Balancer, family: Family) -> None:
+    node.serve(*frontends(family), config=CONFIG, hop=NextHop.local())
+    assert opened(node, family) == (node.hook.up, bytes(ETHER / family.plain(tcp("S", 8080))))
+    run = node.leave(family.answer(family.pod, TCP(sport=8080, dport=40000, flags="SA")))
+    assert run.data == bytes(family.answer(family.vip, TCP(sport=80, dport=40000, flags="SA")))
+
+
 def test_udp_both_ways(node: Balancer, family: Family) -> None:
     for _ in range(2):
         got = opened(node, family, udp(5353))
