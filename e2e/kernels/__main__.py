@@ -6,6 +6,8 @@ passed on every kernel.
 
 from __future__ import annotations
 
+import shlex
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -31,6 +33,20 @@ def install_packages() -> None:
         run(["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "install", *options, *missing])
 
 
+def _all_tests() -> list[str]:
+    """What every kernel shall do: verify all that may be rendered, compiled here, and run the tests."""
+    folder = CACHE / "objects"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    modules = f"PYTHONPATH={ROOT / 'e2e'}:{ROOT / 'tests'}"
+    every = ["env", modules, sys.executable, "-m", "support.every_object"]
+    print("kernels: compile what may be rendered", flush=True)
+    run([*every, "compile", str(folder)])
+    tests = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", *TESTS]
+    load = shlex.join([*every, "load", str(folder)])
+    return ["sh", "-c", f"{load}; refused=$?; {shlex.join(tests)} && exit $refused"]
+
+
 def main(args: list[str]) -> int:
     """Run the command on each kernel asked for."""
     at = args.index("--") if "--" in args else len(args)
@@ -38,10 +54,10 @@ def main(args: list[str]) -> int:
     if unknown := set(versions) - set(SUITES):
         print(f"kernels: no {', '.join(sorted(unknown))}; there are {', '.join(SUITES)}", file=sys.stderr)
         return 2
-    command = command or [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", *TESTS]
     failed = []
     try:
         install_packages()
+        command = command or _all_tests()
         for version in versions:
             kernel = fetch(version, CACHE)
             print(f"kernels: {kernel.release}", flush=True)
