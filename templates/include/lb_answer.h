@@ -59,6 +59,20 @@ static __always_inline int lb_answer(struct kb_ctx *ctx, const struct kb_packet 
 
 #ifdef KB_TC
 
+/* What the backend expects next of its client. */
+static __always_inline void lb_answer_acks(const struct kb_packet *packet, struct LB_V(kb_lb_rev) *reverse)
+{
+#ifdef KB_LB_IP_OPTION
+	const struct tcphdr *tcp = packet->l4;
+
+	if (packet->protocol == IPPROTO_TCP && (const void *)(tcp + 1) <= packet->data_end && tcp->ack)
+		reverse->acked = tcp->ack_seq;
+#else
+	(void)packet;
+	(void)reverse;
+#endif
+}
+
 /* Of this node or a pod of it, on its way out: it has its route, and only needs the frontend's name. */
 static __always_inline int lb_answer_out(struct kb_ctx *ctx, const struct kb_packet *packet,
 					 const struct kb_l4 *l4)
@@ -72,6 +86,7 @@ static __always_inline int lb_answer_out(struct kb_ctx *ctx, const struct kb_pac
 	if (!reverse)
 		return KB_CONTINUE;
 	lb_flow_touch(&reverse->seen, &reverse->flags, l4->tcp_flags, LB_FLOW_SEEN);
+	lb_answer_acks(packet, reverse);
 	lb_answer_as(reverse, &to);
 	if (kb_is_fragment(packet))
 		lb_fragment_remember(ctx, packet, &to, 0, LB_FRAGMENT_OUT);

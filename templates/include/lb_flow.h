@@ -21,6 +21,7 @@ enum lb_flow_flags {
 	LB_FLOW_RST = 1 << 1,
 	LB_FLOW_SEEN = 1 << 2, /* on the reverse entry: the backend has answered */
 	LB_FLOW_OLDER = 1 << 3, /* under DSR: made by a packet that opened nothing */
+	LB_FLOW_OPTION = 1 << 4, /* began with an IP option: no later packet of the client would make it anew */
 };
 
 /* Client to VIP. */
@@ -42,7 +43,8 @@ struct kb_lb_rev {
 	__be16 client_port;
 	__be16 vip_port;
 	__u16 flags;
-	__u16 pad[3];
+	__u16 pad;
+	__be32 acked; /* TCP: as the last answer has it, where clients' later packets are not seen (lb_ip_option.h) */
 };
 
 struct {
@@ -76,7 +78,8 @@ struct kb_lb_rev6 {
 	__be16 client_port;
 	__be16 vip_port;
 	__u16 flags;
-	__u16 pad[3];
+	__u16 pad;
+	__be32 acked;
 };
 
 struct {

@@ -25,6 +25,9 @@
 #define LB_OPTION_IN 0x100000 /* has an option, or ends a flow that began with one */
 #define LB_OPTION_OUT 0x40000000 /* and the backend's number in the lower bits */
 
+/* What ends a connection is believed so far behind what its backend has acknowledged: in 4,096 guesses one is. */
+#define LB_END_WINDOW (1 << 20)
+
 #define LB_OPTION_AT (LB_L3_AT + (__u32)sizeof(lb_ip))
 
 #ifdef KB_LB_V6
@@ -320,11 +323,42 @@ static __always_inline void lb_option_choose(const struct kb_lb_frontend *fronte
 }
 
 /*
+ * Whether a TCP connection goes on. Nothing that the client's side alone has said counts against it: it may have been
+ * said to this node as a balancer, by anybody.
+ */
+static __always_inline bool lb_option_is_live(const struct LB_V(kb_lb_flow_key) *key,
+					      const struct LB_V(kb_lb_flow) *flow)
+{
+	const struct LB_V(kb_lb_backend) *backend = LB_V(lb_backend)(flow->backend);
+	const struct LB_V(kb_lb_rev) *reverse;
+	struct LB_V(lb_scratch) *scratch;
+
+	if (key->protocol != IPPROTO_TCP || !backend || backend->flags & LB_BE_GONE || !lb_scratch(&scratch))
+		return false;
+	lb_reverse_key(&scratch->reverse_key, backend, flow, key->protocol);
+	reverse = bpf_map_lookup_elem(&LB_V(kb_lb_rev), &scratch->reverse_key);
+	if (!reverse || !(reverse->flags & LB_FLOW_SEEN) || reverse->flags & LB_FLOW_RST)
+		return false;
+	return !(flow->flags & reverse->flags & LB_FLOW_FIN);
+}
+
+/* Notes how a flow of TCP began, for what ends it. */
+static __always_inline void lb_option_note(const struct LB_V(kb_lb_flow_key) *key)
+{
+	struct LB_V(kb_lb_flow) *flow = bpf_map_lookup_elem(&LB_V(kb_lb_flow), key);
+
+	if (flow)
+		flow->flags |= LB_FLOW_OPTION;
+}
+
+/*
  * A client ends its connection, in packets that carry no option: told by the answers' entry, as nothing else is known
- * of them. An RST is noted with the backend's side, for its next answer to take back if it was a forged one.
+ * of them. An RST is noted with the backend's side, for its next answer to take back if it was a forged one. No packet
+ * of the client would make an entry anew, so who forges an end has to guess where in the connection it would be.
  */
 static __always_inline void lb_option_ends(const struct kb_packet *packet, const struct kb_l4 *l4)
 {
+	const struct tcphdr *tcp = packet->l4;
 	struct LB_V(kb_lb_flow_key) key;
 	struct LB_V(kb_lb_flow) *flow;
 	struct LB_V(kb_lb_rev) *reverse;
@@ -335,7 +369,8 @@ static __always_inline void lb_option_ends(const struct kb_packet *packet, const
 	key.sport = l4->dport;
 	key.dport = l4->sport;
 	reverse = bpf_map_lookup_elem(&LB_V(kb_lb_rev), &key);
-	if (!reverse)
+	if (!reverse || (const void *)(tcp + 1) > packet->data_end ||
+	    bpf_ntohl(tcp->seq) - bpf_ntohl(reverse->acked) > LB_END_WINDOW)
 		return;
 	if (l4->tcp_flags & KB_TCP_RST) {
 		lb_flow_touch(&reverse->seen, &reverse->flags, KB_TCP_RST, 0);
@@ -367,9 +402,9 @@ static __noinline int lb_option_in(struct kb_ctx *ctx)
 	struct LB_V(kb_lb_flow_key) key;
 	struct LB_V(kb_lb_flow) *flow;
 	const struct lb_option *found;
+	bool is_new = false, is_live = false;
 	struct lb_option option;
 	struct kb_packet packet;
-	bool is_new = false;
 	struct kb_l4 l4;
 	lb_addr to;
 	int error;
@@ -388,6 +423,7 @@ static __noinline int lb_option_in(struct kb_ctx *ctx)
 	key.dport = lb_option_port(&option);
 	flow = bpf_map_lookup_elem(&LB_V(kb_lb_flow), &key);
 	if (flow) {
+		is_live = lb_option_is_live(&key, flow);
 		choice.id = flow->backend;
 		choice.backend = LB_V(lb_backend)(choice.id);
 	}
@@ -401,6 +437,8 @@ static __noinline int lb_option_in(struct kb_ctx *ctx)
 			return KB_CONTINUE;
 		if (frontend->flags & LB_FE_SOURCES && !may_come(frontend, &packet))
 			return kb_drop(KB_DROP_LB_SOURCE);
+		if (is_live) /* by another backend: no later packet of the client would lead back to this one */
+			return kb_drop(KB_DROP_LB_PORTS);
 		if (flow)
 			lb_flow_remove(&key, flow);
 		flow = NULL;
@@ -424,6 +462,8 @@ static __noinline int lb_option_in(struct kb_ctx *ctx)
 			lb_flow_remove(&key, flow);
 		return kb_drop(KB_DROP_LB_PORTS);
 	}
+	if (key.protocol == IPPROTO_TCP)
+		lb_option_note(&key);
 	return lb_nat_send(ctx, &packet, &key, flow, &choice, is_new);
 }
 

@@ -23,16 +23,19 @@
 
 /*
  * A SYN on a flow that is over, or whose backend left, starts a new flow. A datagram starts one when its
- * backend left: UDP has no end to wait for, and a client with one port would ask a dead backend for ever.
+ * backend left: UDP has no end to wait for, and a client with one port would ask a dead backend for ever. A flow
+ * that began with an option stays with its backend: who forged its end could move it else, and no later packet of
+ * its client would move it back.
  */
 static __always_inline bool lb_starts_anew(const struct LB_V(kb_lb_flow) *flow, __u8 protocol, __u8 tcp_flags)
 {
+	__u16 over = flow->flags & LB_FLOW_OPTION ? 0 : LB_FLOW_FIN | LB_FLOW_RST;
 	const struct LB_V(kb_lb_backend) *backend;
 
 	if (protocol == IPPROTO_TCP && !lb_is_syn(tcp_flags))
 		return false;
 	backend = LB_V(lb_backend)(flow->backend);
-	return flow->flags & (LB_FLOW_FIN | LB_FLOW_RST) || !backend || backend->flags & LB_BE_GONE;
+	return flow->flags & over || !backend || backend->flags & LB_BE_GONE;
 }
 
 /*

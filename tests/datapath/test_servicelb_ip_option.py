@@ -393,13 +393,27 @@ def test_a_connection_that_the_client_reset_is_forgotten_unless_it_goes_on(
 ) -> None:
     """Anybody can send an RST with the client's address; only the backend knows whether it counts."""
     opened(node, family)
-    node.send(ETHER / family.plain(tcp("R", 8080)))
-    node.leave(family.answer(family.pod, TCP(sport=8080, dport=40000, flags="A")))
+    for flags in ("SA", "A"):
+        node.send(ETHER / family.plain(tcp("R", 8080)))
+        node.leave(family.answer(family.pod, TCP(sport=8080, dport=40000, flags=flags, ack=8)))
     node.collect(after_seconds=12)
     assert node.flows() == (1, 1)
-    node.send(ETHER / family.plain(tcp("R", 8080)))
+    node.send(ETHER / family.plain(TCP(sport=40000, dport=8080, flags="R", seq=8)))
     node.collect(after_seconds=12)
     assert node.flows() == (0, 0)
+
+
+@pytest.mark.parametrize("seq", [7, 8 + (1 << 20) + 1, 1 << 31])
+def test_who_does_not_know_a_connections_sequence_numbers_does_not_end_it(
+    node: Balancer, family: Family, seq: int
+) -> None:
+    """The backend has answered up to 8: an RST, or FINs of both sides, would be in its window."""
+    opened(node, family)
+    node.leave(family.answer(family.pod, TCP(sport=8080, dport=40000, flags="FA", ack=8)))
+    for flags in ("R", "FA"):
+        node.send(ETHER / family.plain(TCP(sport=40000, dport=8080, flags=flags, seq=seq)))
+    node.collect(after_seconds=12)
+    assert node.flows() == (1, 1)
 
 
 def test_a_new_connection_from_the_same_port_takes_the_place_of_one_that_is_over(
@@ -420,6 +434,57 @@ def test_of_two_frontends_a_port_of_a_client_has_one_connection_to_a_backend(
     assert (node.drops(), node.flows()) == ({"lb_ports": 1}, (1, 1))
     run = node.leave(family.answer(family.pod, TCP(sport=8080, dport=40000, flags="SA")))
     assert run.data == bytes(family.answer(family.vip, TCP(sport=80, dport=40000, flags="SA")))
+
+
+def with_two_pods(node: Balancer, family: Family) -> None:
+    served = [
+        replace(
+            each,
+            backends=(*each.backends, each.backends[0]._replace(address=parse_address(family.other_pod))),
+        )
+        for each in frontends(family)
+    ]
+    node.serve(*served, config=CONFIG, hop=IN_POD)
+
+
+def test_a_connection_that_is_answered_does_not_move_to_another_backend(
+    node: Balancer, family: Family
+) -> None:
+    """Whoever sends the SYN: no later packet of the client would bring the first one back."""
+    with_two_pods(node, family)
+    opened(node, family)
+    answer = family.answer(family.pod, TCP(sport=8080, dport=40000, flags="SA"))
+    as_frontends = bytes(family.answer(family.vip, TCP(sport=80, dport=40000, flags="SA")))
+    assert node.leave(answer).data == as_frontends
+    assert opened(node, family, to=family.other_pod)[0] == node.hook.dropped
+    assert (node.drops(), node.leave(answer).data) == ({"lb_ports": 1}, as_frontends)
+
+
+def test_nor_is_it_ended_by_what_comes_for_the_frontend(node: Balancer, family: Family) -> None:
+    """This node may be a balancer, too: it notes RST and FIN of whoever sends them there."""
+    with_two_pods(node, family)
+    for sport in range(40000, 40006):
+        syn = tcp("S", 8080, sport)
+        opened(node, family, syn)
+        answer = family.answer(family.pod, TCP(sport=8080, dport=sport, flags="SA", ack=8))
+        as_frontends = bytes(family.answer(family.vip, TCP(sport=80, dport=sport, flags="SA", ack=8)))
+        assert node.leave(answer).data == as_frontends
+        for flags in ("FA", "R", "S"):
+            node.send(family.asked(tcp(flags, sport=sport)))
+        opened(node, family, syn)
+        assert opened(node, family, syn, to=family.other_pod)[0] == node.hook.dropped
+        node.send(family.asked(tcp("R", sport=sport)))
+        node.collect(after_seconds=12)
+        assert node.leave(answer).data == as_frontends
+
+
+def test_one_that_is_not_answered_does_and_so_does_a_datagram(node: Balancer, family: Family) -> None:
+    with_two_pods(node, family)
+    for what in (tcp("S", 8080), udp(5353)):
+        opened(node, family, what)
+        expected = bytes(ETHER / family.plain(what, to=family.other_pod))
+        assert opened(node, family, what, to=family.other_pod) == (node.hook.up, expected)
+    assert node.flows() == (2, 2)
 
 
 def test_datagrams_of_one_port_for_two_frontends_are_kept_apart(node: Balancer, family: Family) -> None:

@@ -12,6 +12,7 @@ other link.
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 import threading
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ import pytest
 from lab import Lab
 from lab.netns import Namespace, veth
 from lab.node import Node
-from support.running import Running, wait_for
+from support.running import KUBEBEE, Running, wait_for
 
 pytestmark = pytest.mark.root
 
@@ -161,8 +162,8 @@ def manifest(mode: str, dispatch: str) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def both_nodes(lab: Lab, folder: Path, mode: str, dispatch: str = "IPIP") -> Iterator[None]:
-    """kubebee on the balancer and on the backend's node."""
+def both_nodes(lab: Lab, folder: Path, mode: str, dispatch: str = "IPIP") -> Iterator[Running]:
+    """kubebee on the balancer and on the backend's node, which is returned."""
     with Node(lab.backends["backend1"]) as other:
         nodes = [
             Running(command, folder / name)
@@ -174,7 +175,7 @@ def both_nodes(lab: Lab, folder: Path, mode: str, dispatch: str = "IPIP") -> Ite
             for node in nodes:
                 places = node.wait_ready("ServiceLB", "shop").attachments
                 assert ("XDP" in {each["type"] for each in places}) == (mode == "Native")
-            yield
+            yield nodes[1]
 
 
 def by_tcp(client: Namespace, family: socket.AddressFamily, size: int) -> str:
@@ -218,8 +219,15 @@ def test_by_ip_option_it_may_listen_on_another_port(
     lab: Lab, pod: Namespace, tmp_path: Path, mode: str, offload: str
 ) -> None:
     lab.client.run("ethtool", "-K", "eth0", "tx", offload)
-    with both_nodes(lab, tmp_path, mode, "IPOption"), serving(pod, OTHER_PORT):
+    with both_nodes(lab, tmp_path, mode, "IPOption") as backend, serving(pod, OTHER_PORT):
         ask_all(lab)
+        wait_for("both sides' ends noted", lambda: tcp_states(backend) == {"Closed"})
+
+
+def tcp_states(node: Running) -> set[str]:
+    """Of the connections that a node knows."""
+    flows = json.loads(node.run(KUBEBEE, "lb", "flows", "-o", "json").stdout)
+    return {each["state"] for each in flows if each["frontend"]["protocol"] == "TCP"}
 
 
 def ask_all(lab: Lab) -> None:

@@ -11,7 +11,7 @@ from kubebee.bpf.map import Map
 from kubebee.lb import layout
 from kubebee.lb.family import Family
 from kubebee.lb.gc import Timeouts
-from kubebee.lb.layout import BackendValue, Flow, FlowFlag, FlowKey, Reverse
+from kubebee.lb.layout import BackendValue, Flow, FlowFlag, FlowKey, Reverse, of_client
 from kubebee.lb.model import FrontendKey, Prefix, Protocol
 
 _BATCH = 65536
@@ -174,6 +174,7 @@ def state_of(protocol: int, client: int, backend: int) -> str:
     """In one word, from the flags that both sides' packets set."""
     if protocol != Protocol.TCP:
         return "Answered" if backend & FlowFlag.SEEN else "Unanswered"
+    client = of_client(client)
     both = client | backend
     if both & FlowFlag.RST:
         return "Reset"

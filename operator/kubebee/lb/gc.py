@@ -10,7 +10,7 @@ from kubebee.bpf.map import Map
 from kubebee.lb.family import Family
 from kubebee.lb.family_state import FamilyState
 from kubebee.lb.grace import wait_for_readers
-from kubebee.lb.layout import BackendValue, Flow, FlowFlag, FlowKey, Reverse, u32
+from kubebee.lb.layout import BackendValue, Flow, FlowFlag, FlowKey, Reverse, of_client, u32
 from kubebee.lb.model import Protocol
 from kubebee.lb.settle import DsrTimeouts, settle
 from kubebee.lb.sync import LbState
@@ -37,6 +37,7 @@ class Timeouts:
         answered = bool(backend & FlowFlag.SEEN)
         if protocol == Protocol.UDP:
             return self.udp_answered if answered else self.udp_unanswered
+        client = of_client(client)
         if (client | backend) & FlowFlag.RST or client & backend & FlowFlag.FIN:
             return self.tcp_closed
         return self.tcp_established if answered else self.tcp_opening

@@ -99,6 +99,7 @@ class FlowFlag(IntFlag):
     RST = 2
     SEEN = 4
     OLDER = 8
+    OPTION = 16
 
 
 class OwnFlag(IntFlag):
@@ -106,6 +107,14 @@ class OwnFlag(IntFlag):
 
     OWN = 1
     ALONE = 2
+
+
+def of_client(flags: int) -> int:
+    """Flags of a client's side that count: where not all its packets are seen anybody may have said RST.
+
+    A true one is noted with the backend's side (templates/include/lb_ip_option.h).
+    """
+    return flags & ~FlowFlag.RST if flags & FlowFlag.OPTION else flags
 
 
 class DevFlag(IntFlag):
