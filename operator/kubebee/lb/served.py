@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from kubebee.lb.layout import ROW_SLOTS, BackendFlag, FrontendFlag, FrontendValue
 from kubebee.lb.members import Members
@@ -16,6 +16,7 @@ _RESERVED = {
     Reserved.PLACE: FrontendFlag.RESERVED,
     Reserved.PORT: FrontendFlag.PORT_RESERVED,
 }
+_NOBODY = Members()
 # Plain numbers: arithmetic of enums takes ten times as long.
 _DSR, _SOCKETS_ONLY = int(FrontendFlag.DSR_IPIP), int(FrontendFlag.SOCKETS_ONLY)
 
@@ -43,7 +44,6 @@ class Moving:
         return cls(behind, since, table.named_before(), table.has_settled)
 
 
-@dataclass(slots=True)
 class Served:
     """A frontend as the maps have it.
 
@@ -53,11 +53,30 @@ class Served:
         moving: of the table for packets, where slots of it have flags.
     """
 
-    value: FrontendValue
-    desired: Frontend | None = None
-    known: Members = field(default_factory=Members)
-    ids: array[int] = field(default_factory=lambda: array("I"))
-    moving: Moving | None = None
+    __slots__ = ("_packed", "desired", "ids", "known", "moving")
+
+    def __init__(
+        self,
+        value: FrontendValue,
+        desired: Frontend | None = None,
+        known: Members = _NOBODY,
+        ids: array[int] | None = None,
+        moving: Moving | None = None,
+    ) -> None:
+        self.value = value
+        self.desired = desired
+        self.known = known
+        self.ids = array("I") if ids is None else ids
+        self.moving = moving
+
+    @property
+    def value(self) -> FrontendValue:
+        """As the map of frontends has it. Kept as the bytes that it is there: a third of the memory."""
+        return FrontendValue.unpack(self._packed)
+
+    @value.setter
+    def value(self, value: FrontendValue) -> None:
+        self._packed = value.pack()
 
     @property
     def members(self) -> tuple[Backend, ...]:

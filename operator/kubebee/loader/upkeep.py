@@ -178,7 +178,8 @@ class LbUpkeep:
         """Which frontends the node is a server of itself; the datapath is told."""
         assert self._state is not None
         for part in self._state.families.values():
-            part.own.want(self._maps, served_here(part.places_here()))
+            if part.family.own in self._maps:
+                part.own.want(self._maps, served_here(part.places_here()))
 
     async def run(self) -> None:
         """Follow the network and collect flows until cancelled; what fails is logged and tried again."""

@@ -21,6 +21,11 @@ def name_of(found: ServiceObject | SliceObject | NodeObject | PodObject) -> Name
     return sys.intern(found.metadata.namespace or DEFAULT_NAMESPACE), found.metadata.name
 
 
+def _once(name: Name) -> Name:
+    """Of a Service: its slices have its name, too."""
+    return name[0], sys.intern(name[1])
+
+
 class Intake:
     """Packs objects and knows which there are.
 
@@ -31,26 +36,27 @@ class Intake:
     def __init__(self, table: ServiceTable) -> None:
         self.table = table
         self._packer = Packer(table.facts.name)
-        self._services: set[Name] = set()
+        self._services: dict[Name, Name] = {}  # half as large as a set
         self._pods: set[Name] = set()
         self._slices: dict[Name, Name] = {}  # to the Service that each is of
 
     def put_service(self, found: ServiceObject) -> None:
         """A Service as it is now."""
-        name = name_of(found)
-        self._services.add(name)
+        name = _once(name_of(found))
+        name = self._services.setdefault(name, name)
         self.table.put_service(name, pack_service(found))
 
     def drop_service(self, name: Name) -> None:
         """A Service is gone."""
-        self._services.discard(name)
+        self._services.pop(name, None)
         self.table.put_service(name, None)
 
     def put_slice(self, found: SliceObject) -> None:
         """An EndpointSlice as it is now; without its label it is of no Service."""
         name = name_of(found)
         service = (found.metadata.labels or {}).get(SERVICE_NAME, "")
-        owner = (name[0], sys.intern(service))
+        owner = _once((name[0], service))
+        owner = self._services.get(owner, owner)
         known = self._slices.get(name)
         if known is not None and known != owner:
             self.table.put_slice(known, name[1], None)
@@ -92,7 +98,7 @@ class Intake:
 
     def keep_services(self, names: Set[Name]) -> None:
         """These are all the Services there are."""
-        for name in self._services - names:
+        for name in self._services.keys() - names:
             self.drop_service(name)
 
     def keep_slices(self, names: Set[Name]) -> None:

@@ -91,7 +91,7 @@ def pack_service(found: ServiceObject) -> Service | None:
     reachable = bool(spec.external_ips) or spec.type in ("NodePort", "LoadBalancer")
     external_local = reachable and spec.external_traffic_policy == "Local"
     return Service(
-        created=found.metadata.creation_timestamp or "",
+        created=sys.intern(found.metadata.creation_timestamp or ""),
         ports=_ports(found, warnings),
         cluster=_addresses(spec.cluster_ips or [spec.cluster_ip], "clusterIPs", warnings),
         ingress=balanced,
