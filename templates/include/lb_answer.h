@@ -8,12 +8,7 @@
 static __always_inline void lb_answer_key(struct LB_V(kb_lb_flow_key) *key, const struct kb_packet *packet,
 					  const struct kb_l4 *l4)
 {
-	__builtin_memset(key, 0, sizeof(*key));
-	key->saddr = *lb_from(LB_IP(packet));
-	key->daddr = *lb_to(LB_IP(packet));
-	key->sport = l4->sport;
-	key->dport = l4->dport;
-	key->protocol = packet->protocol;
+	lb_flow_key(key, lb_from(LB_IP(packet)), lb_to(LB_IP(packet)), l4->sport, l4->dport, packet->protocol);
 }
 
 static __always_inline void lb_answer_as(const struct LB_V(kb_lb_rev) *reverse, struct lb_tuple *to)

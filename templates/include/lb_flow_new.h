@@ -11,6 +11,7 @@
 #include "lb_dev.h"
 #include "lb_family.h"
 #include "lb_flow.h"
+#include "lb_key.h"
 #include "lb_scratch.h"
 #include "lb_select.h"
 #ifdef KB_LB_CUT_OVER
@@ -33,12 +34,7 @@
 static __always_inline void lb_reverse_key(struct LB_V(kb_lb_flow_key) *key, const struct LB_V(kb_lb_backend) *backend,
 					   const struct LB_V(kb_lb_flow) *flow, __u8 protocol)
 {
-	__builtin_memset(key, 0, sizeof(*key));
-	key->saddr = backend->address;
-	key->daddr = flow->nat_address;
-	key->sport = backend->port;
-	key->dport = flow->nat_port;
-	key->protocol = protocol;
+	lb_flow_key(key, &backend->address, &flow->nat_address, backend->port, flow->nat_port, protocol);
 }
 
 static __always_inline void lb_flow_remove(const struct LB_V(kb_lb_flow_key) *key, const struct LB_V(kb_lb_flow) *flow)
@@ -67,12 +63,9 @@ static __always_inline bool lb_answer_is_theirs(const struct LB_V(kb_lb_flow_key
 /* An answer to such a port would be taken for a request: where a frontend has the SNAT address. */
 static __always_inline bool lb_port_serves(const struct LB_V(kb_lb_flow) *flow, __u8 protocol)
 {
-	struct LB_V(kb_lb_frontend_key) key = {
-		.address = flow->nat_address,
-		.port = flow->nat_port,
-		.protocol = protocol,
-	};
+	struct LB_V(kb_lb_frontend_key) key;
 
+	lb_frontend_key(&key, &flow->nat_address, flow->nat_port, protocol);
 	return bpf_map_lookup_elem(&LB_V(kb_lb_fe), &key);
 }
 

@@ -15,6 +15,7 @@
 #include "lb_here.h"
 #endif
 #include "lb_hop.h"
+#include "lb_key.h"
 #include "lb_reply.h"
 #include "lb_rewrite.h"
 #ifdef KB_LB_CUT_OVER
@@ -146,18 +147,14 @@ static __always_inline int lb_nat_send(struct kb_ctx *ctx, const struct kb_packe
 static __always_inline int lb_nat(struct kb_ctx *ctx, const struct kb_packet *packet, const struct kb_l4 *l4,
 				  const struct kb_lb_frontend *frontend, __u32 hash)
 {
-	struct LB_V(kb_lb_flow_key) key = {
-		.saddr = *lb_from(LB_IP(packet)),
-		.daddr = *lb_to(LB_IP(packet)),
-		.sport = l4->sport,
-		.dport = l4->dport,
-		.protocol = packet->protocol,
-	};
-	struct LB_V(kb_lb_flow) *flow = bpf_map_lookup_elem(&LB_V(kb_lb_flow), &key);
+	struct LB_V(kb_lb_flow_key) key;
+	struct LB_V(kb_lb_flow) *flow;
 	struct LB_V(lb_choice) choice;
 	bool is_new = false;
 	int error;
 
+	lb_flow_key(&key, lb_from(LB_IP(packet)), lb_to(LB_IP(packet)), l4->sport, l4->dport, packet->protocol);
+	flow = bpf_map_lookup_elem(&LB_V(kb_lb_flow), &key);
 	if (flow && lb_starts_anew(flow, key.protocol, l4->tcp_flags)) {
 		lb_flow_remove(&key, flow);
 		flow = NULL;

@@ -20,6 +20,7 @@
 #include "lb_dsr_flow.h"
 #include "lb_family.h"
 #include "lb_flow_touch.h"
+#include "lb_key.h"
 #include "lb_scratch.h"
 #include "lb_select.h"
 
@@ -147,12 +148,8 @@ static __always_inline bool lb_stay_key(const struct kb_packet *packet, const st
 
 	if (!lb_scratch(&scratch))
 		return false;
-	__builtin_memset(&scratch->dsr_key, 0, sizeof(scratch->dsr_key));
-	scratch->dsr_key.saddr = *lb_from(LB_IP(packet));
-	scratch->dsr_key.daddr = *lb_to(LB_IP(packet));
-	scratch->dsr_key.sport = l4->sport;
-	scratch->dsr_key.dport = l4->dport;
-	scratch->dsr_key.protocol = packet->protocol;
+	lb_flow_key(&scratch->dsr_key, lb_from(LB_IP(packet)), lb_to(LB_IP(packet)), l4->sport, l4->dport,
+		    packet->protocol);
 	return true;
 }
 
