@@ -46,6 +46,7 @@ int wrapper(struct xdp_md *ctx)
 	data = (void *)(long)ctx->data;
 	if ((void *)(data + BYTES) > (void *)(long)ctx->data_end)
 		return XDP_ABORTED;
+#pragma unroll /* else clang leaves a loop of some lengths, which takes three times as long */
 	for (i = 0; i < BYTES / 2; i++)
 		((__u16 *)data)[i] = ((const volatile __u16 *)headers)[i];
 #if FLOW_BITS
