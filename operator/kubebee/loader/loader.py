@@ -43,7 +43,7 @@ from kubebee.loader.prewarm import prewarm
 from kubebee.loader.state import Pass, UnitState
 from kubebee.loader.succession import successors
 from kubebee.loader.undecided import undecided_chains
-from kubebee.loader.unit import Unit, units_of
+from kubebee.loader.unit import Unit, resources_of, units_of
 from kubebee.loader.unit_report import attachments, unit_report
 from kubebee.loader.upkeep import LbUpkeep
 from kubebee.loader.versions import Versions
@@ -93,6 +93,7 @@ class Loader:
         self._chains = Chains(self.xdp, self.states, self._fail, self._versions.last_good)
         self._happenings: list[Happening] = []
         self._plan = NodePlan()
+        self._resources: Mapping[ResourceKey, Sequence[ResourceKey]] = {}
         self._policies_before: Sequence[PolicyUnit] = ()
         self._local: frozenset[bytes] = frozenset()
         self._balanced: frozenset[int] = frozenset()
@@ -135,6 +136,8 @@ class Loader:
     async def apply(self, plan: NodePlan) -> NodeReport:
         """Make the kernel match `plan`; a failure of one unit disturbs no other."""
         self._plan = plan
+        leaving = {key: them for key, them in self._resources.items() if key in self.states}
+        self._resources = {**leaving, **resources_of(plan)}
         try:
             self._take_back_bpffs()
         except PinError as error:
@@ -199,7 +202,8 @@ class Loader:
                 self._tell(about, failure.reason, f"{self._node}: {failure.message}", warning=True)
 
     def _tell(self, key: ResourceKey, reason: str, message: str, *, warning: bool = False) -> None:
-        self._happenings.append(Happening(key, warning, reason, message))
+        for about in self._resources.get(key) or (key,):
+            self._happenings.append(Happening(about, warning, reason, message))
 
     # -- data ------------------------------------------------------------------------------------------------
 

@@ -34,6 +34,8 @@ class Rank(IntEnum):
     USER = 2
 
 
+_TOLD = 5
+"""A hundred resources that are one unit need no hundred Events of what happens to it."""
 _LB = ResourceKey("ServiceLB", "_all")
 _SHARED = frozenset({"kb_lb_rev", "kb_lb_flow"})
 """The firewall finds answers to connections that the load balancer translated in that one's own maps."""
@@ -78,6 +80,12 @@ class Unit:
 def owner_of(map_name: str, unit: Unit) -> ResourceKey:
     """The unit whose map it is that `unit` has by this name."""
     return _LB if unit.rank is Rank.POLICY and map_name in _SHARED else unit.key
+
+
+def resources_of(plan: NodePlan) -> dict[ResourceKey, tuple[ResourceKey, ...]]:
+    """The first resources that each unit of several is made of: what happens to it is told of them."""
+    shared: list[LbUnit | PolicyUnit] = [*plan.policies, *([plan.lb] if plan.lb else [])]
+    return {unit.key: tuple(key for key, _ in unit.owners[:_TOLD]) for unit in shared}
 
 
 def units_of(plan: NodePlan) -> list[Unit]:
