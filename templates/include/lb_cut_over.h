@@ -6,6 +6,9 @@
  * Which flows these are is known exactly, whatever the kernel: while LB_CUT_RECORDS all new flows are left to
  * kube-proxy and noted here, and those that were there before user space reads from conntrack. Then new flows are
  * ours (kubebee/lb/cut_over.py has the user-space half).
+ *
+ * The way back needs less: ours are known, and all others are left to kube-proxy. Only of TCP under DSR, where ours
+ * need not be known, its new ones are noted.
  */
 #ifndef KB_LB_CUT_OVER_H
 #define KB_LB_CUT_OVER_H
@@ -21,6 +24,7 @@ enum lb_cut_phase {
 	LB_CUT_RECORDS = 0, /* as a new map has it: kube-proxy serves until user space says otherwise */
 	LB_CUT_SERVES = 1, /* new flows are ours, noted ones are not */
 	LB_CUT_OVER = 2, /* none of its flows are left */
+	LB_CUT_HANDS_BACK = 3, /* new flows are kube-proxy's again, ours go on */
 };
 
 /* Of both families. */
@@ -81,8 +85,13 @@ static __always_inline bool lb_cut_leaves(void *theirs, const void *key, bool be
 	if (phase == LB_CUT_OVER)
 		return false;
 	known = bpf_map_lookup_elem(theirs, key);
+	if (phase == LB_CUT_HANDS_BACK && !(goes_on && known_alone)) {
+		if (begins && known_alone && !known)
+			bpf_map_update_elem(theirs, key, &noted, BPF_NOEXIST);
+		return true;
+	}
 	if (!known) {
-		if (phase == LB_CUT_SERVES)
+		if (phase != LB_CUT_RECORDS)
 			return goes_on && !known_alone;
 		bpf_map_update_elem(theirs, key, &noted, BPF_NOEXIST);
 		return true;

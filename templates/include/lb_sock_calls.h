@@ -105,6 +105,10 @@ static __always_inline int LB_V(lb_sock_connect)(struct bpf_sock_addr *ctx, stru
 	struct LB_V(lb_choice) choice = {};
 	struct LB_V(kb_lb_sock) *sock;
 
+#ifdef KB_LB_CUT_OVER
+	if (lb_cut_phase() == LB_CUT_HANDS_BACK)
+		frontend = NULL; /* the kernel translates what the socket sends, as for any process without us */
+#endif
 	if (!frontend) {
 		bpf_sk_storage_delete(&LB_V(kb_lb_sk), ctx->sk); /* of what the socket was connected to before */
 		return LB_SOCK_ALLOW;
@@ -149,10 +153,14 @@ static __always_inline bool LB_V(lb_sock_is_theirs)(struct bpf_sock_addr *ctx, c
 		.protocol = IPPROTO_UDP,
 	};
 
-	if (!ctx->sk || !ctx->sk->src_port)
+	if (!ctx->sk)
 		return false;
 	sock = bpf_sk_storage_get(&LB_V(kb_lb_sk), ctx->sk, NULL, 0);
 	if (sock && LB_V(lb_peers_by_vip)(sock, &place->address, place->port))
+		return false;
+	if (lb_cut_phase() == LB_CUT_HANDS_BACK)
+		return true;
+	if (!ctx->sk->src_port)
 		return false;
 	key.sport = bpf_htons(ctx->sk->src_port);
 	return lb_cut_leaves(&LB_V(kb_lb_theirs), &key, false, false, false);

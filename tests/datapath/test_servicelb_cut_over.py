@@ -151,6 +151,39 @@ def test_flows_that_conntrack_has_no_more_are_forgotten_and_new_notes_are_not(lb
     assert is_left(lb, tcp("A", 40001))
 
 
+def hand_back(lb: Balancer) -> None:
+    cut_over.enter(lb.maps, Phase.SERVES)
+    lb.send(tcp("S"))
+    lb.send(udp())
+    cut_over.enter(lb.maps, Phase.HANDS_BACK)
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [tcp("S", 40001), tcp("A", 40001), udp(40001), tcp("S", 40001, port=81)],
+    ids=["SYN", "ACK", "UDP", "DSR"],
+)
+def test_what_is_handed_back_to_kube_proxy_is_all_but_flows_of_ours(lb: Balancer, packet: Packet) -> None:
+    hand_back(lb)
+    assert is_left(lb, packet)
+    assert not any(is_left(lb, ours) for ours in (tcp("A"), udp()))
+    assert lb.flows() == (2, 2)
+
+
+def test_under_dsr_kube_proxys_connections_are_told_from_ours_by_their_syn(lb: Balancer) -> None:
+    hand_back(lb)
+    assert not is_left(lb, tcp("A", 40002, port=81))
+    assert is_left(lb, tcp("S", 40003, port=81))
+    assert is_left(lb, tcp("A", 40003, port=81))
+
+
+def test_a_connection_that_the_client_begins_anew_is_handed_back(lb: Balancer) -> None:
+    hand_back(lb)
+    lb.send(tcp("FA"))
+    assert is_left(lb, tcp("S"))
+    assert is_left(lb, tcp("A"))
+
+
 def test_ipv6_has_flows_of_its_own() -> None:
     vip, client = "2001:db8::10", "2001:db8:1::7"
     packet = ETHER / IPv6(src=client, dst=vip) / UDP(sport=40000, dport=53) / Raw(b"query")

@@ -42,7 +42,7 @@ MODES: dict[str, Callable[[Namespace, kube_proxy.Served], None]] = {
 }
 
 
-def balancer(mode: str = "Auto") -> dict[str, Any]:
+def balancer(mode: str = "Auto", **cut_over: bool) -> dict[str, Any]:
     return {
         "apiVersion": "kubebee.dev/v1alpha1",
         "kind": "ServiceLB",
@@ -52,7 +52,7 @@ def balancer(mode: str = "Auto") -> dict[str, Any]:
             "services": {"all": True},
             "northSouth": {"mode": mode},
             "healthzPort": kube_proxy.HEALTHZ,
-            "cutOver": {"from": "KubeProxy"},
+            "cutOver": {"from": "KubeProxy", **cut_over},
         },
     }
 
@@ -137,7 +137,8 @@ def flows(lab: Lab) -> int:
 
 
 def said(running: Running, reason: str) -> list[str]:
-    return [event["message"] for event in running.events() if event["reason"] == reason]
+    events = (event for event in running.events() if event["name"] == "cluster")
+    return [event["message"] for event in events if event["reason"] == reason]
 
 
 @pytest.mark.parametrize(("mode", "rules"), [("Auto", "nftables"), ("TC", "iptables")])
@@ -312,3 +313,121 @@ def test_a_client_may_use_a_port_of_an_ended_connection_again(lab: Lab, running:
             second.connect((VIP, 80))
             assert ask(second) in BACKENDS
         assert flows(lab) == 1
+
+
+def handing_back(mode: str = "Auto") -> dict[str, Any]:
+    return balancer(mode, handBack=True)
+
+
+def takes(lab: Lab, port: int) -> bool:
+    """Whether a process of the node gets a port; raises OSError if not."""
+    with kube_proxy.process(lab.node.network, port):
+        return True
+
+
+def is_gone(running: Running) -> bool:
+    """Whether kubebee has nothing attached any more."""
+    running.delete("servicelb-cluster.yaml")
+    return bool(wait_for("it is removed", lambda: said(running, "Removed")))
+
+
+@pytest.mark.parametrize("mode", ["Auto", "TC"])
+def test_connections_are_handed_back_and_outlive_the_balancer(lab: Lab, running: Running, mode: str) -> None:
+    running.apply(balancer(mode))
+    wait_for("it serves", lambda: said(running, "CutOver"))
+    with Load(lab.client) as load:
+        assert set(load.first) == set(BACKENDS)
+        assert flows(lab) == 60
+        running.apply(handing_back(mode))
+        running.wait_ready("ServiceLB", "cluster", generation=2)
+        kube_proxy.nftables(lab.node.network, SERVED)
+        with kube_proxy.process(lab.node.network, kube_proxy.METRICS):
+            wait_for("it was handed back", lambda: said(running, "HandedBack"))
+            load.again()
+            assert flows(lab) == 0, "the kernel translates them"
+            with Load(lab.client, 10, 10) as new:
+                assert flows(lab) == 0, "new ones are kube-proxy's"
+                wait_for("healthzPort is free", lambda: takes(lab, kube_proxy.HEALTHZ))
+                assert is_gone(running)
+                for each in (load, new):
+                    each.again()
+
+
+def test_it_takes_over_again_when_it_shall_not_hand_back_any_more(lab: Lab, running: Running) -> None:
+    running.apply(balancer())
+    wait_for("it serves", lambda: said(running, "CutOver"))
+    running.apply(handing_back())
+    running.wait_ready("ServiceLB", "cluster", generation=2)
+    kube_proxy.nftables(lab.node.network, SERVED)
+    with Load(lab.client, 5, 5) as load, kube_proxy.process(lab.node.network, kube_proxy.METRICS):
+        wait_for("it was handed back", lambda: said(running, "HandedBack"))
+        with Load(lab.client, 5, 5) as its:
+            running.apply(balancer())
+            wait_for("it serves again", lambda: "20 go on by kube-proxy's" in said(running, "CutOver")[-1])
+            with Load(lab.client, 5, 5) as new:
+                assert flows(lab) == 10
+                for each in (load, its, new):
+                    each.again()
+
+
+def test_a_restarted_kubebee_goes_on_handing_back(lab: Lab, running: Running) -> None:
+    running.apply(handing_back())
+    wait_for("it serves", lambda: said(running, "CutOver"))
+    with Load(lab.client, 5, 5) as load:
+        kube_proxy.nftables(lab.node.network, SERVED)
+        with kube_proxy.process(lab.node.network, kube_proxy.METRICS):
+            wait_for("it was handed back", lambda: said(running, "HandedBack"))
+            running.kill()
+            running.start()
+            wait_for("it has adopted", lambda: said(running, "Adopted"))
+            with Load(lab.client, 5, 5) as new:
+                for each in (load, new):
+                    each.again()
+                assert flows(lab) == 0
+                assert len(said(running, "HandedBack")) == 1
+
+
+def test_without_a_kube_proxy_nothing_is_handed_back(lab: Lab, running: Running) -> None:
+    running.apply(balancer())
+    wait_for("it serves", lambda: said(running, "CutOver"))
+    running.apply(handing_back())
+    status = running.wait_ready("ServiceLB", "cluster", generation=2)
+    kube_proxy.nftables(lab.node.network, SERVED)
+    assert "waits for a kube-proxy" in status.message
+    with Load(lab.client, 5, 5) as load:
+        load.again()
+        assert flows(lab) == 10
+
+
+@pytest.mark.skipif(not kube_proxy.PROGRAM, reason="KUBEBEE_KUBE_PROXY does not name a kube-proxy")
+@pytest.mark.parametrize("mode", ["nftables", "iptables"])
+def test_from_the_real_kube_proxy_and_back_to_it(
+    lab: Lab, running: Running, tmp_path: Path, mode: str
+) -> None:
+    with served(lab) as api, contextlib.ExitStack() as stack:
+        documents = (SERVICE, ENDPOINTS)
+        api.put(*(one | {"metadata": one["metadata"] | {"uid": "1"}} for one in documents))
+        loads: list[Load] = []
+
+        def all_go_on(more: int = 10) -> None:
+            loads.append(stack.enter_context(Load(lab.client, more, more)))
+            for load in loads:
+                load.again()
+
+        with kube_proxy.real(lab, api, tmp_path, mode):
+            all_go_on()
+            running.apply(balancer())
+            wait_for("it has taken over", lambda: said(running, "CutOver"))
+            all_go_on()
+            assert flows(lab) == 20
+        wait_for("its rules are removed", lambda: said(running, "KubeProxyRulesRemoved"))
+        all_go_on()
+        assert flows(lab) == 40
+        running.apply(handing_back())
+        stack.enter_context(kube_proxy.real(lab, api, tmp_path, mode))
+        wait_for("it was handed back", lambda: said(running, "HandedBack"))
+        all_go_on()
+        assert flows(lab) == 0
+        assert _theirs(lab), "its rules are let alone"
+        assert is_gone(running)
+        all_go_on()

@@ -17,7 +17,7 @@ from support.api_server import ApiServer
 from support.node_agent import NODE_NAME
 from support.running import wait_for
 
-HEALTHZ = 10256
+HEALTHZ, METRICS = 10256, 10249
 PROGRAM = os.environ.get("KUBEBEE_KUBE_PROXY", "")
 """Path of the real one, as `make cluster` builds it below .build/cluster."""
 SERVES_WITHIN_S = 240.0
@@ -90,11 +90,11 @@ def rules(node: Namespace) -> str:
 
 
 @contextlib.contextmanager
-def process(node: Namespace) -> Iterator[None]:
-    """The port where kube-proxy says how it is, as long as it runs."""
+def process(node: Namespace, port: int = HEALTHZ) -> Iterator[None]:
+    """A port where kube-proxy listens, as long as it runs."""
     with node.socket() as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(("", HEALTHZ))
+        listening.bind(("", port))
         listening.listen()
         yield
 

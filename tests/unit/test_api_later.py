@@ -43,7 +43,6 @@ def used(kind: str, spec: str) -> tuple[str, ...]:
             "{source: {object: {image: x}}, programs: [{name: f, attach: {type: StructOps}}]}",
             "spec.source.object.image",
         ),
-        ("ServiceLB", "{cutOver: {from: KubeProxy, handBack: true}}", "spec.cutOver.handBack"),
         ("HostPolicy", "{egress: [{name: a, action: Deny}]}", "spec.egress"),
         ("HostPolicy", "{defaultAction: {egress: Deny}}", "spec.defaultAction.egress"),
         (
@@ -62,7 +61,7 @@ def test_a_field_that_is_not_built_is_found(kind: str, spec: str, expected: str)
     [
         ("BpfProgram", f"{{{PROGRAM}, toolchain: Bcc, suspend: true}}"),
         ("ServiceLB", "{forwarding: {mode: DSR, dispatch: IPIP}, socketLB: {hostNamespaceOnly: false}}"),
-        ("ServiceLB", "{cutOver: {from: KubeProxy, handBack: false}}"),
+        ("ServiceLB", "{cutOver: {from: KubeProxy, handBack: true}}"),
         ("ServiceLB", "{forwarding: {mode: DSR, dispatch: L2}}"),
         ("ServiceLB", "{forwarding: {mode: DSR, dispatch: IPOption}}"),
         (

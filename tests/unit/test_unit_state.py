@@ -22,6 +22,6 @@ def test_a_unit_whose_pass_broke_off_is_looked_at_again() -> None:
 
 def test_what_happens_to_a_unit_is_told_of_its_first_resources() -> None:
     names = [(ResourceKey("ServiceLB", f"shop{number}"), 1) for number in range(100)]
-    unit = cast(LbUnit, SimpleNamespace(key=LbUnit.key, owners=tuple(names)))
+    unit = cast("LbUnit", SimpleNamespace(key=LbUnit.key, owners=tuple(names)))
     told = resources_of(NodePlan(lb=unit))
     assert told == {LbUnit.key: tuple(key for key, _ in names[:5])}

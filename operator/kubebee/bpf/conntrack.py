@@ -1,26 +1,38 @@
-"""The kernel's table of connections (nf_conntrack) by ctnetlink, as far as addresses were translated.
+"""The kernel's table of connections (nf_conntrack) by ctnetlink: those with translated addresses.
 
 Source: include/uapi/linux/netfilter/nfnetlink_conntrack.h and nf_conntrack_common.h.
 """
 
 from __future__ import annotations
 
+import errno
+import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
-from kubebee.bpf.netlink import attributes, dump, pack_attribute
+from kubebee.bpf.netlink import ask, attributes, dump, pack_attribute
 
 NETLINK_NETFILTER = 12
-_CT_NEW, _CT_GET = 1 << 8 | 0, 1 << 8 | 1
+_CT_NEW, _CT_GET, _CT_DELETE = 1 << 8 | 0, 1 << 8 | 1, 1 << 8 | 2
+_NLM_F_ACK, _NLM_F_EXCL, _NLM_F_CREATE = 0x4, 0x200, 0x400
 _NFGENMSG = struct.Struct(">BBH")  # family, version, resource
 _TUPLE_ORIG, _TUPLE_REPLY, _STATUS, _PROTOINFO, _STATUS_MASK = 1, 2, 3, 4, 26
+_NAT_SRC, _TIMEOUT, _NAT_DST = 6, 7, 13
+_NAT_IPS, _NAT_PROTO, _NAT_PORTS = {4: (1, 2), 16: (4, 5)}, 3, (1, 2)
+_NESTED = 0x8000
 _TUPLE_IP, _TUPLE_PROTO = 1, 2
 _SOURCES, _DESTINATIONS = (1, 3), (2, 4)  # of IPv4, IPv6
 _PROTO_NUM, _PROTO_SPORT, _PROTO_DPORT = 1, 2, 3
-_PROTOINFO_TCP, _TCP_STATE = 1, 1
+_PROTOINFO_TCP, _TCP_STATE, _TCP_FLAGS = 1, 1, (4, 5)
 _DST_NAT = 1 << 5
+_GOES_ON = 1 << 1 | 1 << 2 | 1 << 3
+"""IPS_SEEN_REPLY, IPS_ASSURED, IPS_CONFIRMED."""
+_LIBERAL = 1 << 3
+"""IP_CT_TCP_FLAG_BE_LIBERAL: windows are not known, so packets are not measured by them."""
+_TIMEOUTS = {socket.IPPROTO_TCP: 432_000, socket.IPPROTO_UDP: 180}
+"""Seconds until it is over without a packet; with the first one the node's own settings count."""
 _U32, _PORT = struct.Struct(">I"), struct.Struct(">H")
 
 
@@ -29,10 +41,11 @@ class TcpState(IntEnum):
 
     SYN_SENT = 1
     SYN_RECV = 2
+    ESTABLISHED = 3
     SYN_SENT2 = 9
 
 
-_OPENING = frozenset(map(int, TcpState))
+_OPENING = frozenset(map(int, (TcpState.SYN_SENT, TcpState.SYN_RECV, TcpState.SYN_SENT2)))
 
 
 class Ends(NamedTuple):
@@ -79,6 +92,80 @@ def translated(family: int) -> Iterator[Translated]:
         one = _translated(found)
         if one is not None:
             yield one
+
+
+def adopt(family: int, connections: Sequence[Translated]) -> list[int]:
+    """Have the kernel translate connections that it did not see begin; TCP counts as established.
+
+    Args:
+        family: socket.AF_INET or AF_INET6.
+        connections: TCP and UDP.
+
+    Returns:
+        An errno for each, 0 where it does. EEXIST: there is one that comes in or is answered in the same way.
+
+    Raises:
+        BpfError: netlink failed.
+    """
+    return _change(_CT_NEW, _NLM_F_CREATE | _NLM_F_EXCL, family, map(_adopted, connections))
+
+
+def forget(family: int, connections: Iterable[tuple[int, Ends]]) -> list[int]:
+    """Remove connections, by protocol and how they come in; an errno for each.
+
+    Raises:
+        BpfError: netlink failed.
+    """
+    return _change(_CT_DELETE, 0, family, (_tuple(_TUPLE_ORIG, *each) for each in connections))
+
+
+def _change(kind: int, flags: int, family: int, changes: Iterable[bytes]) -> list[int]:
+    header = _NFGENMSG.pack(family, 0, 0)
+    answers = ask(kind, flags | _NLM_F_ACK, [header + each for each in changes], NETLINK_NETFILTER)
+    return [answer if isinstance(answer, int) else errno.EPROTO for answer in answers]
+
+
+def _adopted(connection: Translated) -> bytes:
+    """Without the translation first, as if it came in new, and then what becomes of it."""
+    protocol, there, back, _ = connection
+    plain = Ends(there.daddr, there.saddr, there.dport, there.sport)
+    parts = [
+        _tuple(_TUPLE_ORIG, protocol, there),
+        _tuple(_TUPLE_REPLY, protocol, plain),
+        pack_attribute(_STATUS, _U32.pack(_GOES_ON)),
+        pack_attribute(_TIMEOUT, _U32.pack(_TIMEOUTS[protocol])),
+        _nat(_NAT_DST, back.saddr, back.sport),
+    ]
+    if (back.daddr, back.dport) != (there.saddr, there.sport):
+        parts.append(_nat(_NAT_SRC, back.daddr, back.dport))
+    if protocol == socket.IPPROTO_TCP:
+        liberal = bytes((_LIBERAL, _LIBERAL))
+        tcp = pack_attribute(_TCP_STATE, bytes((TcpState.ESTABLISHED,)))
+        tcp += b"".join(pack_attribute(side, liberal) for side in _TCP_FLAGS)
+        parts.append(_nest(_PROTOINFO, _nest(_PROTOINFO_TCP, tcp)))
+    return b"".join(parts)
+
+
+def _tuple(kind: int, protocol: int, ends: Ends) -> bytes:
+    of_family = len(ends.saddr) == 16
+    ip = pack_attribute(_SOURCES[of_family], ends.saddr) + pack_attribute(
+        _DESTINATIONS[of_family], ends.daddr
+    )
+    proto = pack_attribute(_PROTO_NUM, bytes((protocol,)))
+    proto += pack_attribute(_PROTO_SPORT, _PORT.pack(ends.sport))
+    proto += pack_attribute(_PROTO_DPORT, _PORT.pack(ends.dport))
+    return _nest(kind, _nest(_TUPLE_IP, ip) + _nest(_TUPLE_PROTO, proto))
+
+
+def _nat(kind: int, address: bytes, port: int) -> bytes:
+    """Translation to exactly this address and port."""
+    range_ = b"".join(pack_attribute(end, address) for end in _NAT_IPS[len(address)])
+    ports = b"".join(pack_attribute(end, _PORT.pack(port)) for end in _NAT_PORTS)
+    return _nest(kind, range_ + _nest(_NAT_PROTO, ports))
+
+
+def _nest(kind: int, content: bytes) -> bytes:
+    return pack_attribute(kind | _NESTED, content)
 
 
 def _translated(found: dict[int, bytes]) -> Translated | None:

@@ -99,7 +99,9 @@ def dump(kind: int, payload: bytes, answer: int, protocol: int = socket.NETLINK_
                     yield content
 
 
-def ask(kind: int, flags: int, payloads: Sequence[bytes]) -> list[bytes | int]:
+def ask(
+    kind: int, flags: int, payloads: Sequence[bytes], protocol: int = socket.NETLINK_ROUTE
+) -> list[bytes | int]:
     """Make many requests of one type; each is answered by a payload or an errno (0: acknowledged).
 
     A request without an answer of its own needs NLM_F_ACK in `flags`.
@@ -110,7 +112,7 @@ def ask(kind: int, flags: int, payloads: Sequence[bytes]) -> list[bytes | int]:
     answers: list[bytes | int] = []
     if not payloads:
         return answers
-    with _request_socket() as sock:
+    with _request_socket(protocol) as sock:
         for start in range(0, len(payloads), _BATCH):
             part = payloads[start : start + _BATCH]
             requests = [pack_message(kind, flags, start + i, payload) for i, payload in enumerate(part)]

@@ -1,4 +1,4 @@
-"""Which flows stay with kube-proxy while the load balancer takes over from it.
+"""Which flows stay with kube-proxy while the load balancer takes over from it, or hands back to it.
 
 The maps are those of templates/include/lb_cut_over.h.
 """
@@ -27,6 +27,7 @@ class Phase(IntEnum):
     RECORDS = 0
     SERVES = 1
     OVER = 2
+    HANDS_BACK = 3
 
 
 def theirs_map(family: Family) -> str:

@@ -121,7 +121,7 @@ def _collect_translated(
         return GcReport(), set()
 
     flows, other_half = maps[family.flows], maps[family.reverse]
-    backends = _Backends(maps[family.backends])
+    backends = Backends(maps[family.backends])
     reverse = {key: Reverse.unpack(value) for key, value in other_half.items()}
     used: set[int] = set()
     live = ended = 0
@@ -159,7 +159,7 @@ def _delete(table: Map, keys: list[bytes]) -> None:
     table.delete_batch(b"".join(keys), len(keys))
 
 
-class _Backends:
+class Backends:
     """Backends by number, read once each."""
 
     def __init__(self, table: Map) -> None:
@@ -167,6 +167,7 @@ class _Backends:
         self._known: dict[int, BackendValue] = {}
 
     def reverse_key(self, flow: Flow, protocol: int) -> bytes | None:
+        """Key of a flow's other half; None: its backend is not there."""
         backend = self._known.get(flow.backend)
         if backend is None:
             raw = self._table.lookup(u32(flow.backend))

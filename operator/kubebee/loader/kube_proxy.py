@@ -44,6 +44,20 @@ def uses_ipvs() -> bool:
     return _IPVS_DEVICE in {name for _, name in socket.if_nameindex()}
 
 
+def rules_here() -> bool:
+    """Whether there are rules of its that lead to Services.
+
+    It writes all of a family in one transaction, so that with the first there are all.
+
+    Raises:
+        BpfError: the kernel refuses to say.
+    """
+    for family in _families():
+        if TABLE in nft.tables(family) or any(chain.name == "KUBE-SERVICES" for chain in nft.chains(family)):
+            return True
+    return any(names_chain(family, "nat", "KUBE-SERVICES") for family in nft.FAMILIES)
+
+
 def remove_rules() -> str:
     """Remove its rules; returns what was removed, in words.
 

@@ -247,7 +247,7 @@ class Loader:
 
     def _answer(self, lb: LbUnit | None) -> None:
         """Answer balancers that ask for the state of this node, where the load balancer and Services say."""
-        if lb is None:
+        if lb is None or self.lb_cut_over.handed_back:  # then they are kube-proxy's to answer
             self.lb_answers.follow((), ())
             return
         checks = self.services.health_checks(lb) if self.services is not None else ()
@@ -321,7 +321,7 @@ class Loader:
             return
         assert self.lb.state is not None
         try:
-            self.lb_cut_over.follow(state.active.maps, self.lb.state)
+            self.lb_cut_over.follow(state.active.maps, self.lb.state, hand_back=lb.hand_back)
         except (KubebeeError, OSError) as error:
             self._fail(lb.key, describe(error, Stage.ATTACH), state.failure)
 

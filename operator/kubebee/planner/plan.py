@@ -134,6 +134,7 @@ class LbUnit:
         drain_seconds: how long backends that left a frontend keep their flows; else until the flows end.
         healthz_ports: where the node says whether it serves.
         checks: how the backends of frontends are tried; those that it does not have are not checked.
+        hand_back: kube-proxy, once it runs, is to have new connections again.
         map_sizes: max_entries by map; one that exists may be down to half of it.
         fixed_sizes: names of those that users gave: one that exists may be larger, not smaller.
     """
@@ -152,6 +153,7 @@ class LbUnit:
     healthz_ports: tuple[int, ...] = ()
     checks: Mapping[FrontendKey, Check] = field(default_factory=dict)
     fixed_sizes: frozenset[str] = frozenset()
+    hand_back: bool = False
     key: ResourceKey = ResourceKey("ServiceLB", "_all")
 
     @property

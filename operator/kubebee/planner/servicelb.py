@@ -190,6 +190,9 @@ def _unit(
         drain_seconds=dict(ChainMap(*(dict(served.balanced.drain_seconds) for served in accepted))),
         healthz_ports=tuple(served.spec.healthz_port for served in accepted if served.spec.healthz_port),
         checks=dict(ChainMap(*(dict(served.balanced.checks) for served in accepted))),
+        hand_back=any(
+            served.spec.cut_over is not None and served.spec.cut_over.hand_back for served in accepted
+        ),
     )
 
 

@@ -10,7 +10,6 @@ from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
 
 from kubebee.api.v1alpha1.common import (
-    LATER,
     Address,
     ApiModel,
     Bool,
@@ -223,8 +222,9 @@ class CutOver(ApiModel):
 
     from_: Literal["KubeProxy"]
     """Who serves now."""
-    hand_back: Annotated[Bool, LATER] = False
-    """Let it serve again when this object is deleted."""
+    hand_back: Bool = False
+    """Let a kube-proxy that was started again take over: its rules are left alone and new connections are
+    its, those served here go on. Once none is left here this object can be deleted."""
 
 
 class ServiceLBSpec(RuledModel):
