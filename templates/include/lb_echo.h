@@ -6,21 +6,23 @@
 #include "lb_hop.h"
 #include "lb_reply.h"
 
-/* Not inline: few packets ask, and the stack is small. */
-static __noinline bool lb_is_own(struct kb_ctx *ctx, const lb_addr *client, const lb_addr *address)
+/*
+ * Not inline: few packets ask, and the stack is small. No source is asked with: of a link-local one, or a group's, the
+ * kernel forwards nothing, and would say so of any address.
+ */
+static __noinline bool lb_is_own(struct kb_ctx *ctx, const lb_addr *address)
 {
 	struct bpf_fib_lookup fib = { .family = LB_AF };
 
 	fib.ifindex = kb_ctx_ifindex(ctx);
-	__builtin_memcpy(fib.ipv6_src, client, sizeof(*client)); /* a union with ipv4_src */
-	__builtin_memcpy(fib.ipv6_dst, address, sizeof(*address));
+	__builtin_memcpy(fib.ipv6_dst, address, sizeof(*address)); /* a union with ipv4_dst */
 	return bpf_fib_lookup(ctx, &fib, sizeof(fib), 0) == BPF_FIB_LKUP_RET_NOT_FWDED;
 }
 
 /* Whether a packet is for an address of this node itself. */
 static __always_inline bool lb_is_ours(struct kb_ctx *ctx, const lb_ip *ip)
 {
-	return lb_is_own(ctx, lb_from(ip), lb_to(ip));
+	return lb_is_own(ctx, lb_to(ip));
 }
 
 static __noinline int lb_echo(struct kb_ctx *ctx)

@@ -24,6 +24,7 @@ typedef LB_V(lb_address) lb_addr;
 #ifdef KB_LB_V6
 
 typedef struct ipv6hdr lb_ip;
+typedef __u32 lb_len; /* of a whole packet: the payload alone may have 16 bits */
 
 #define LB_IP(packet) ((packet)->ip6)
 #define LB_ETH_P ETH_P_IPV6
@@ -57,6 +58,7 @@ static __always_inline __u8 lb_tos(const lb_ip *ip)
 #else
 
 typedef struct iphdr lb_ip;
+typedef __u16 lb_len; /* of a whole packet */
 
 #define LB_IP(packet) ((packet)->ip)
 #define LB_ETH_P ETH_P_IP

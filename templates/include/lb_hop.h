@@ -43,7 +43,7 @@ struct lb_hop {
 struct lb_route {
 	lb_addr saddr;
 	lb_addr daddr;
-	__u16 tot_len; /* of the IP packet that leaves, host order */
+	lb_len tot_len; /* of the IP packet that leaves, host order */
 	__u8 protocol;
 };
 
@@ -67,7 +67,7 @@ static __noinline int lb_route(struct kb_ctx *ctx, const struct lb_route *route,
 	int i;
 
 	fib.l4_protocol = route->protocol;
-	fib.tot_len = route->tot_len;
+	fib.tot_len = route->tot_len > 0xffff ? 0xffff : route->tot_len;
 	fib.ifindex = kb_ctx_ifindex(ctx);
 	__builtin_memcpy(fib.ipv6_src, &route->saddr, sizeof(route->saddr)); /* a union with ipv4_src */
 	__builtin_memcpy(fib.ipv6_dst, &route->daddr, sizeof(route->daddr));

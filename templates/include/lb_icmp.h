@@ -17,6 +17,11 @@ static __always_inline __u32 lb_check_at(const struct lb_quote *quote)
 
 #ifdef KB_LB_V6
 
+static __always_inline __u32 lb_ip_len(const lb_ip *ip)
+{
+	return bpf_ntohs(ip->payload_len) + sizeof(*ip);
+}
+
 /* Neither the error nor what it quotes has extension headers; those go on untouched. */
 static __always_inline bool lb_quote_find(struct kb_ctx *ctx, struct lb_quote *quote)
 {
@@ -32,6 +37,11 @@ static __always_inline bool lb_quote_find(struct kb_ctx *ctx, struct lb_quote *q
 
 #else
 
+static __always_inline __u32 lb_ip_len(const lb_ip *ip)
+{
+	return bpf_ntohs(ip->tot_len);
+}
+
 static __always_inline bool lb_quote_find(struct kb_ctx *ctx, struct lb_quote *quote)
 {
 	quote->icmp_at = LB_L3_AT + quote->outer.ihl * 4;
@@ -46,17 +56,23 @@ static __always_inline bool lb_quote_find(struct kb_ctx *ctx, struct lb_quote *q
 
 #endif
 
+/* What lies behind the end of the error, in the padding of a short frame, is not quoted. */
 static __always_inline bool lb_quote_read(struct kb_ctx *ctx, struct lb_quote *quote)
 {
+	__u32 end;
+
 	if (!kb_ctx_load(ctx, LB_L3_AT, &quote->outer, sizeof(quote->outer)) || !lb_quote_find(ctx, quote))
 		return false;
 	if (quote->protocol != IPPROTO_TCP && quote->protocol != IPPROTO_UDP)
 		return false;
-	if (!kb_ctx_load(ctx, quote->icmp_at, &quote->icmp, sizeof(quote->icmp)) ||
+	end = LB_L3_AT + lb_ip_len(&quote->outer);
+	if (quote->l4_at + sizeof(quote->ports) > end ||
+	    !kb_ctx_load(ctx, quote->icmp_at, &quote->icmp, sizeof(quote->icmp)) ||
 	    !kb_ctx_load(ctx, quote->l4_at, quote->ports, sizeof(quote->ports)))
 		return false;
 	/* Only 8 bytes need be quoted: TCP's checksum may be missing; UDP's 0 is none. */
-	quote->has_check = kb_ctx_load(ctx, lb_check_at(quote), &quote->check, sizeof(quote->check)) &&
+	quote->has_check = lb_check_at(quote) + sizeof(quote->check) <= end &&
+			   kb_ctx_load(ctx, lb_check_at(quote), &quote->check, sizeof(quote->check)) &&
 			   (quote->check || quote->protocol == IPPROTO_TCP);
 	return true;
 }
@@ -77,6 +93,8 @@ static __always_inline bool lb_quote_rewrite(struct kb_ctx *ctx, struct lb_quote
 		all += addresses;
 	if (quote->has_check) {
 		check = lb_csum_apply(quote->check, addresses + diff);
+		if (!check && quote->protocol == IPPROTO_UDP) /* as the packet was sent: 0 would be none (RFC 768) */
+			check = 0xffff;
 		all = lb_sum_replace16(all, quote->check, check);
 		if (!kb_ctx_store(ctx, lb_check_at(quote), &check, sizeof(check)))
 			return false;

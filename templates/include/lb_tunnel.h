@@ -154,7 +154,7 @@ static __always_inline void lb_tunnel_choose(const struct kb_lb_frontend *fronte
 static __always_inline bool lb_tunnel_is_for_host(struct kb_ctx *ctx, const struct kb_packet *packet,
 						  const struct lb_tunnel *tunnel)
 {
-	return find_frontend(lb_to(LB_IP(packet)), 0, 0) && lb_is_own(ctx, lb_from(LB_IP(packet)), &tunnel->to) &&
+	return find_frontend(lb_to(LB_IP(packet)), 0, 0) && lb_is_own(ctx, &tunnel->to) &&
 	       lb_is_ours(ctx, LB_IP(packet));
 }
 

@@ -32,11 +32,6 @@ struct lb_told {
 #define LB_ICMP_NO_HOST (1 << 8 | 3)
 #define LB_MTU_LEAST 1280 /* what every link of IPv6 must carry, so hosts heed nothing below */
 
-static __always_inline __u32 lb_ip_len(const lb_ip *ip)
-{
-	return bpf_ntohs(ip->payload_len) + sizeof(*ip);
-}
-
 static __always_inline __u32 lb_ip_header(const lb_ip *ip)
 {
 	return sizeof(*ip);
@@ -84,11 +79,6 @@ static __always_inline __u16 lb_tunnel_what(const struct lb_quote *quote, __u32 
 
 #define LB_ICMP_NO_HOST (3 << 8 | 1)
 #define LB_MTU_LEAST 68 /* RFC 791 */
-
-static __always_inline __u32 lb_ip_len(const lb_ip *ip)
-{
-	return bpf_ntohs(ip->tot_len);
-}
 
 static __always_inline __u32 lb_ip_header(const lb_ip *ip)
 {

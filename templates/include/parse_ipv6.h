@@ -66,6 +66,8 @@ __noinline __u64 kb_ipv6_walk(struct kb_ctx *ctx, __u32 l3_at)
 		if ((void *)(extension + 1) > data_end)
 			return 0;
 		if (next == IPPROTO_FRAGMENT) {
+			if (walked.behind.fragment_at) /* of two, neither says what becomes of the packet */
+				return 0;
 			frag = bpf_ntohs(extension->frag_off);
 			walked.behind.frag = (frag & KB_IP6_OFFSET) >> 3 | (frag & KB_IP6_MF ? KB_IP_MF : 0);
 			walked.behind.fragment_at = at;

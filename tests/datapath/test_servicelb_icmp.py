@@ -115,6 +115,25 @@ def test_a_udp_packet_without_checksum_is_quoted_without_one(site: Site) -> None
     assert bytes(sent) == rebuilt(sent)
 
 
+def test_a_checksum_that_comes_to_0_is_quoted_as_it_was_sent(site: Site) -> None:
+    rest = Ether(bytes(ETHER / IP(src=CLIENT, dst=VIP) / UDP(sport=40000, dport=53) / Raw(bytes(2))))[
+        UDP
+    ].chksum
+    request = ETHER / IP(src=CLIENT, dst=VIP) / UDP(sport=40000, dport=53) / Raw(rest.to_bytes(2))
+    assert Ether(bytes(request))[UDP].chksum == 0xFFFF
+    translated = Ether(site.lb.send(request).data)
+    sent = site.send(icmp_error(translated, 28, BACKEND, NODE, code=3))
+    assert sent[UDPerror].chksum == 0xFFFF
+    assert bytes(sent) == rebuilt(sent)
+
+
+def test_what_pads_a_frame_is_not_quoted(site: Site) -> None:
+    translated = Ether(site.lb.send(tcp_request()).data)
+    error = bytes(icmp_error(translated, 20, ROUTER, NODE)) + bytes(translated[IP])[20:40]
+    run = site.node.call(lambda: site.lb.send(error))
+    assert (run.retval, run.data) == (CONTINUE, error)
+
+
 def test_ip_options_of_the_error_are_no_obstacle(site: Site) -> None:
     translated = Ether(site.lb.send(tcp_request()).data)
     error = ETHER / IP(src=ROUTER, dst=NODE, options=[IPOption_Router_Alert()])
