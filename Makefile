@@ -2,7 +2,7 @@
 PYTHON := .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup run test unit test-kernels lint crds manifests bench cluster cluster-down conformance e2e e2e-full
+.PHONY: help setup run test unit fuzz test-kernels lint crds manifests bench cluster cluster-down conformance e2e e2e-full
 NODES := 2
 CLUSTER := PYTHONPATH=e2e $(PYTHON) -m cluster
 
@@ -20,6 +20,9 @@ test: setup lint  ## lint, then every test but those of e2e-full
 
 unit: setup  ## unit and datapath tests alone, in as many processes as there are CPUs: under two minutes
 	@$(PYTHON) -m pytest -n auto --dist loadfile tests/unit tests/datapath
+
+fuzz: setup  ## 100,000 random frames at each hook, of either family, against a model
+	@$(PYTHON) -m pytest tests/datapath/test_fuzz_lb.py tests/datapath/test_fuzz_policy.py
 
 e2e: setup  ## the tests on a real Kubernetes cluster alone
 	@$(PYTHON) -m pytest -m "not full" tests/cluster tests/conformance

@@ -23,7 +23,7 @@ from kubebee.policy.model import (
     Source,
     in_order,
 )
-from support.frames import ICMP, TCP, UDP, Frames, Ipv4, Unread, read
+from support.frames import ICMP, TCP, UDP, Frames, Ip, Unread, read
 from support.hostpolicy import CONTINUE, DROP, Firewall, firewall
 
 pytestmark = pytest.mark.root
@@ -132,7 +132,7 @@ class Model:
         return DROP
 
     def _first(
-        self, frame: bytes, packet: Ipv4, policies: list[Policy], *, audit_default: bool = False
+        self, frame: bytes, packet: Ip, policies: list[Policy], *, audit_default: bool = False
     ) -> tuple[str, Action, bool]:
         """Name and action of the first rule that matches, and whether it is an audited one."""
         failsafe = PolicyRule("failsafe", Action.ALLOW, protocols=FAILSAFE.protocols)
@@ -150,7 +150,7 @@ class Model:
         return f"{BUILTIN}/{DEFAULT}", Action.ALLOW, False
 
 
-def matches_rule(frame: bytes, packet: Ipv4, rule: PolicyRule) -> bool:
+def matches_rule(frame: bytes, packet: Ip, rule: PolicyRule) -> bool:
     source = IPv4Address(packet.source)
     from_one = not rule.sources or any(
         source in one.network and not any(source in part for part in one.excepts) for one in rule.sources
@@ -160,7 +160,7 @@ def matches_rule(frame: bytes, packet: Ipv4, rule: PolicyRule) -> bool:
     )
 
 
-def matches_l4(frame: bytes, packet: Ipv4, action: Action, match: L4Match) -> bool:
+def matches_l4(frame: bytes, packet: Ip, action: Action, match: L4Match) -> bool:
     if match.protocol != packet.protocol:
         return False
     if match.whole_protocol:
