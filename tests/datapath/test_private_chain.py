@@ -12,10 +12,10 @@ from kubebee.lb.layout import FlowKey
 from kubebee.lb.model import parse_address
 from kubebee.loader import chain_object
 from kubebee.loader.chain_object import ObjectUnreadableError
+from kubebee.trace.live import LiveChain
 from kubebee.trace.private import (
     READ_ONLY,
     WRITTEN,
-    LiveChain,
     MapName,
     NotTheSameError,
     PrivateChain,

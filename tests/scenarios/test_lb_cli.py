@@ -205,6 +205,31 @@ def test_what_can_not_be_traced_says_what_to_do(place: tuple[Lab, Running]) -> N
         assert done.stderr.startswith("error: ")
 
 
+def test_trace_tells_what_tc_does(place: tuple[Lab, Running]) -> None:
+    """Behind XDP, and where it serves alone while a firewall and a program are at XDP."""
+    at_xdp, at_tc = (
+        lb(place, "trace", f"{CLIENT}:47000", "shop:web", "-i", "eth0", "--at", at) for at in ("xdp", "tc")
+    )
+    assert (at_xdp["at"], at_tc["at"]) == ("xdp", "tc")
+    assert [at_tc[name] for name in ("outcome", "backend", "source", "after")] == [
+        at_xdp[name] for name in ("outcome", "backend", "source", "after")
+    ]
+    alone = shop()
+    alone["spec"]["northSouth"] = {"mode": "TC"}
+    place[1].apply(alone)
+    place[1].wait_ready("ServiceLB", "shop", 2)
+    found = lb(place, "trace", f"{CLIENT}:47001", "shop:web", "-i", "eth0")
+    assert (found["at"], [stage["function"] for stage in found["stages"]]) == ("tc", ["kb_lb_ingress"])
+    with tcp_connect(place[0].client, VIP, 88, source_port=47001) as connection:
+        assert http_ask(connection) == NAMES[f"{found['backend']['address']}:{found['backend']['port']}"]
+        (flow,) = lb(place, "flows", "--client", f"{CLIENT}:47001")
+        assert flow["from"] == found["source"]
+    at_xdp = lb(place, "trace", f"{CLIENT}:47001", "shop:web", "-i", "eth0", "--at", "xdp")
+    assert "no load balancer runs on eth0" in at_xdp["notes"][-1]
+    place[1].apply(shop())
+    place[1].wait_ready("ServiceLB", "shop", 3)
+
+
 def test_top_shows_what_goes_on(place: tuple[Lab, Running]) -> None:
     argv = place[0].node_command([KUBEBEE, "lb", "top", "--interval", "1", "-o", "json"])
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as top:

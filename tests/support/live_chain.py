@@ -17,7 +17,8 @@ from kubebee.loader.unit import Rank
 from kubebee.planner.plan import ResourceKey
 from kubebee.policy.local import apply_local
 from kubebee.policy.model import Action, L4Match, Policy, PolicyRule, PortRange
-from kubebee.trace.private import LiveChain, MapName
+from kubebee.trace.live import LiveChain
+from kubebee.trace.private import MapName
 from support import hostpolicy, servicelb
 from support.clang import HEADERS, LICENSE, compile_c
 from support.hostpolicy import Firewall

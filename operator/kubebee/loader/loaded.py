@@ -20,7 +20,7 @@ from kubebee.bpf.map import Map
 from kubebee.bpf.object import BpfObject
 from kubebee.bpf.program import Program
 from kubebee.errors import KubebeeError
-from kubebee.loader import bcc
+from kubebee.loader import bcc, chain_object, filter_object
 from kubebee.loader.carry_over import carry_over
 from kubebee.loader.chain import new_run_map
 from kubebee.loader.compiled import Compiled, load_hash
@@ -49,6 +49,7 @@ class Loaded:
         programs: functions that are not XDP, and all that BCC made, by name.
         run_maps: counters of the XDP functions, by name.
         struct_ops: object with struct_ops maps not registered yet, open until they are.
+        objects: what functions of tc were loaded from, by name, see loader.filter_object.
         notes: what a user should know, such as a map that was recreated.
     """
 
@@ -61,6 +62,7 @@ class Loaded:
     program_pins: set[Path] = field(default_factory=set)
     run_maps: dict[str, Map] = field(default_factory=dict)
     struct_ops: list[BpfObject] = field(default_factory=list)
+    objects: dict[str, Map] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     sizes: Mapping[str, int] = field(default_factory=dict)
     adopted: bool = False
@@ -75,7 +77,7 @@ class Loaded:
 
     def close(self) -> None:
         """Close descriptors; pins stay."""
-        for bpf_map in (*self.maps.values(), *self.run_maps.values()):
+        for bpf_map in (*self.maps.values(), *self.run_maps.values(), *self.objects.values()):
             bpf_map.close()
         for program in self.programs.values():
             program.close()
@@ -102,6 +104,8 @@ class Loaded:
             _pin_if_gone(bpf_map, planned.get(name) or pins.map(self.unit.key, name, self.load_hash))
         for function, bpf_map in self.run_maps.items():
             _pin_if_gone(bpf_map, pins.map(self.unit.key, f"{RUN_MAP}-{function}", _RUN_SCHEMA))
+        for function, kept in self.objects.items():
+            _pin_if_gone(kept, pins.filter_object(self.unit.key, function, self.load_hash))
         for name, program in self.programs.items():
             _pin_if_gone(program, pins.program(self.unit.key, name, self.load_hash))
 
@@ -155,6 +159,7 @@ def load_unit(
         for function in unit.functions:
             if function.attach.type == "XDP" and function.name not in loaded.run_maps:
                 loaded.run_maps[function.name] = _run_map(loaded, function.name, pins)
+        _keep_objects(loaded, pins)
     except BaseException:
         loaded.close()
         raise
@@ -369,6 +374,24 @@ def _keep_programs(opened: BpfObject, item: Compiled, loaded: Loaded, pins: PinR
             path.unlink()
         program.pin(path)
         loaded.program_pins.add(path)
+
+
+def _keep_objects(loaded: Loaded, pins: PinRoot) -> None:
+    key = loaded.unit.key
+    for index, item in enumerate(loaded.compiled):
+        local = {declared.name: local_name(declared.name, index) for declared in item.facts.maps}
+        for function in filter_object.functions_of(item.code):
+            path = pins.filter_object(key, function, loaded.load_hash)
+            loaded.map_pins.add(path)
+            if loaded.adopted and path.exists():
+                loaded.objects[function] = Map.from_pin(path)
+                continue
+            maps = {name: loaded.maps[own] for name, own in local.items() if own in loaded.maps}
+            kept = chain_object.keep(filter_object.made_from(key, function, item.elf, maps))
+            loaded.objects[function] = kept
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            path.unlink(missing_ok=True)  # of maps that are gone
+            kept.pin(path)
 
 
 def _pin_if_gone(held: Map | Program, path: Path) -> None:

@@ -150,6 +150,10 @@ class PinRoot:
         """Pin of the map that holds what a chain's program was loaded from, see loader.chain_object."""
         return self.map(key, chain_object.NAME, load_hash)
 
+    def filter_object(self, key: ResourceKey, function: str, load_hash: str) -> Path:
+        """Pin of the map that holds what a program of tc was loaded from, see loader.filter_object."""
+        return self.map(key, f"{chain_object.NAME}-{function}", load_hash)
+
     def link(self, key: ResourceKey, function: str, target: str, load_hash: str, generation: int) -> Path:
         """Pin of a link of `function` at `target` (see loader.targets for target keys)."""
         name = f"{escape(function)}@{escape(target)}@{load_hash[:HASH_CHARS]}@g{generation}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -16,6 +16,7 @@ from kubebee.lb.model import Forwarding, FrontendKey, Protocol
 from kubebee.lb.moving import BEFORE, NUMBER
 from kubebee.lb.reading import Member, Shown
 from kubebee.loader.counted import WENT_ON
+from kubebee.trace.live import At
 from kubebee.trace.packet import ICMP, ICMPV6, Decoded, Flow, Layer, decode
 from kubebee.trace.private import ipv4_twin
 from kubebee.trace.rehearsal import Entry, Rehearsal, StageRun
@@ -98,6 +99,7 @@ class Exit:
     """The way out.
 
     Attributes:
+        macs: of the frame; b"" if the kernel resolves the neighbour.
         kept: next hop as kept with the backend, else by a route lookup.
     """
 
@@ -179,6 +181,7 @@ def decide(
     table: Table | None,
     interfaces: Sequence[Interface],
     now_ns: int,
+    way_to: Callable[[bytes], str | None] = lambda _address: None,
 ) -> Trace:
     """Read the decisions off a run.
 
@@ -189,6 +192,7 @@ def decide(
         table: of the frontend.
         interfaces: of the node.
         now_ns: CLOCK_MONOTONIC.
+        way_to: the interface that leads to an address.
     """
     before, after = decode(run.before), decode(run.after)
     connection = _connection(run.found, flow)
@@ -213,7 +217,7 @@ def decide(
         drawn=_is_drawn(frontend, backend, connection, habit),
         backend=backend,
         position=staying.index(backend) + 1 if backend in staying else 0,
-        exit=_exit(run, after, backend, interfaces),
+        exit=_exit(run, before, after, backend, interfaces, way_to),
         ending=ending,
         decided_by=next((stage for stage in run.stages if stage.verdict not in ("", WENT_ON)), None),
         # A full flow table takes no entry: then all go there.
@@ -258,7 +262,7 @@ def _habit(found: Sequence[Entry], frontend: Shown, now_ns: int) -> Habit | None
 
 def _pick(flow: Flow, table: Table) -> Pick | None:
     size = len(table.slots)
-    if not size or len(flow.source) != IPV4.address_bytes:
+    if not size:
         return None
     number = flow_hash(flow.source, flow.destination, flow.source_port, flow.destination_port, table.seed)
     slot = number * size >> 32
@@ -322,7 +326,12 @@ def _same(before: Sequence[Layer], after: Sequence[Layer]) -> bool:
 
 
 def _exit(
-    run: Rehearsal, after: Decoded, backend: Member | None, interfaces: Sequence[Interface]
+    run: Rehearsal,
+    before: Decoded,
+    after: Decoded,
+    backend: Member | None,
+    interfaces: Sequence[Interface],
+    way_to: Callable[[bytes], str | None],
 ) -> Exit | None:
     if run.verdict not in _SENT:
         return None
@@ -331,6 +340,9 @@ def _exit(
     hop = backend.hop if backend else None
     if hop is not None and hop.macs == macs:
         return Exit(names.get(hop.ifindex, f"interface {hop.ifindex}"), macs, kept=True)
+    if run.live.at is At.TC and macs == before.destination_mac + before.source_mac:
+        to = after.layers[0].flow.destination if after.layers else b""
+        return Exit((to and way_to(to)) or "an interface", b"", kept=False)
     if run.verdict == "TX":
         return Exit(run.live.interface, macs, kept=False)
     senders = [interface.name for interface in interfaces if interface.address == after.source_mac]

@@ -17,14 +17,13 @@ from kubebee.lb.model import Forwarding, FrontendKey, Protocol
 from kubebee.lb.reading import Shown, Tables, read_tables, slot_words
 from kubebee.loader.pins import PinRoot
 from kubebee.trace.decisions import Table, Trace, decide
+from kubebee.trace.live import At, LiveChain, live_on
 from kubebee.trace.packet import MACS, TTL, Flow, TcpFlag, frame, marked, tunnelled
-from kubebee.trace.private import LiveChain, live_chain
 from kubebee.trace.rehearsal import Seed, rehearse
 
 _NEIGHBOUR = bytes.fromhex("020000000001")
 """Who hands the packet over: the datapath does not look at it."""
 _CONFIG_MAP = "kb_lb_cfg"
-_STAGE = "kb_servicelb"
 
 
 class NoInterfaceError(KubebeeError):
@@ -39,6 +38,7 @@ class Asked:
 
     Attributes:
         ip_length: bytes of the IP packet; 0 = as few as it needs.
+        at: where it is seen; None: where the load balancer sees packets first.
         tunnel: the backend that another balancer sends it to: with an option where the frontend is forwarded
             so, else inside IP-in-IP; b"": it comes as it is.
     """
@@ -49,6 +49,7 @@ class Asked:
     ip_length: int = 0
     ttl: int = TTL
     tunnel: bytes = b""
+    at: At | None = None
 
 
 def trace(pins: PinRoot, asked: Asked) -> Trace:
@@ -61,7 +62,7 @@ def trace(pins: PinRoot, asked: Asked) -> Trace:
     """
     interfaces = dump_interfaces()
     interface = _interface(interfaces, asked.interface)
-    live = live_chain(pins, interface.name, interface.index)
+    live = live_on(pins, interface.name, interface.index, family_of(asked.flow.source), asked.at)
     sent = frame(
         asked.flow,
         (interface.address or bytes(6)) + _NEIGHBOUR,
@@ -74,7 +75,7 @@ def trace(pins: PinRoot, asked: Asked) -> Trace:
     if asked.tunnel:
         sent = sent_on(asked, sent, frontend)
     run = rehearse(live, asked.flow, sent, affinity_of(frontend, asked.flow))
-    return decide(run, asked.flow, frontend, table, interfaces, time.monotonic_ns())
+    return decide(run, asked.flow, frontend, table, interfaces, time.monotonic_ns(), way_to)
 
 
 def sent_on(asked: Asked, sent: bytes, frontend: Shown | None) -> bytes:
@@ -114,7 +115,7 @@ def _interface(interfaces: list[Interface], name: str) -> Interface:
 @contextlib.contextmanager
 def _maps_of_stage(live: LiveChain) -> Iterator[Mapping[str, Map]]:
     """The maps that the load balancer's stage of a chain uses; none if it has no such stage."""
-    stage = live.stage_of(_STAGE)
+    stage = live.balancer
     with contextlib.ExitStack() as stack:
         yield {
             each.name: stack.enter_context(Map.from_id(each.id))

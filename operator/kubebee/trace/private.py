@@ -9,19 +9,15 @@ from __future__ import annotations
 import contextlib
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from kubebee.bpf.constants import MapFlag, MapType
-from kubebee.bpf.link import Link
 from kubebee.bpf.map import Map
 from kubebee.bpf.object import BpfObject
-from kubebee.bpf.program import Program, TestRun
+from kubebee.bpf.program import TestRun
 from kubebee.bpf.syscall import BpfError
 from kubebee.errors import KubebeeError
-from kubebee.loader import chain_object
-from kubebee.loader.chain_object import ChainObject
-from kubebee.loader.pins import CHAIN, PinRoot
+from kubebee.trace.live import At, LiveChain
 
 READ_ONLY = frozenset(
     {
@@ -47,13 +43,8 @@ _COPIED_BYTES = 16 << 20
 """Of a user's map; a larger one starts out empty."""
 _TABLES = frozenset({MapType.HASH, MapType.LRU_HASH, MapType.PERCPU_HASH, MapType.LRU_PERCPU_HASH})
 _COPIED = _TABLES | {MapType.ARRAY, MapType.PERCPU_ARRAY, MapType.LPM_TRIE}
-_CONTEXT = struct.Struct("=6I")  # struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx queue, egress
-
-
-class NoChainError(KubebeeError):
-    """Nothing of kubebee that could be run is on an interface."""
-
-    reason = "NoChain"
+_XDP_CONTEXT = struct.Struct("=6I")  # xdp_md: data, data_end, data_meta, ingress_ifindex, rx queue, egress
+_TC_CONTEXT = struct.Struct("=40xI148x")  # __sk_buff: ifindex; most of the rest has to be 0
 
 
 class NotTheSameError(KubebeeError):
@@ -69,59 +60,9 @@ class MapName(NamedTuple):
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class LiveChain:
-    """What runs on an interface.
-
-    Attributes:
-        tag: the kernel's digest of the program's instructions.
-    """
-
-    interface: str
-    ifindex: int
-    program_id: int
-    tag: str
-    made_from: ChainObject
-
-    def stage_of(self, function: str) -> int | None:
-        """Place of a built-in stage in the chain."""
-        found = (i for i, s in enumerate(self.made_from.stages) if s.builtin and s.function == function)
-        return next(found, None)
-
-
 def ipv4_twin(name: str) -> str:
     """What a map of the built-in stages is called for IPv4."""
     return name.removesuffix("6") if name.startswith("kb_") else name
-
-
-def live_chain(pins: PinRoot, interface: str, ifindex: int) -> LiveChain:
-    """Find what an interface of this network namespace runs.
-
-    Raises:
-        NoChainError: nothing of this instance is attached there, or it can't be run apart.
-        BpfError: a pin can't be read.
-    """
-    for pin in pins.links_of(CHAIN):
-        if pin.target.rpartition(":")[2] != str(ifindex):
-            continue
-        with Link.from_pin(pin.path) as link:
-            info = link.info
-        if info.ifindex != ifindex:
-            continue
-        kept = pins.chain_object(CHAIN, pin.load_hash)
-        if not kept.exists():
-            raise NoChainError(
-                "the code that runs there was loaded by BCC or by an older kubebee: it can't be run apart",
-                where=interface,
-                hint="a restart of kubebee keeps what is missing; what BCC made can't be traced",
-            )
-        with Map.from_pin(kept) as stored, Program.from_id(info.prog_id) as program:
-            return LiveChain(interface, ifindex, info.prog_id, program.info.tag, chain_object.read(stored))
-    raise NoChainError(
-        "kubebee runs nothing at XDP on this interface",
-        where=interface,
-        hint="`kubebee status` says where it does; --interface names another one",
-    )
 
 
 class PrivateChain:
@@ -153,6 +94,8 @@ class PrivateChain:
     def _load(self) -> None:
         made_from = self.live.made_from
         opened = self._stack.enter_context(BpfObject.open(made_from.elf, name="kb_trace"))
+        for name, program in opened.programs.items():
+            program.set_autoload(name == made_from.entry)
         for each in made_from.maps:
             key, declared = MapName(each.stage, each.name), opened.maps.get(each.linked)
             if declared is None:
@@ -263,7 +206,9 @@ class PrivateChain:
         Raises:
             BpfError: the kernel refuses the test run.
         """
-        context = _CONTEXT.pack(0, len(frame), 0, self.live.ifindex, 0, 0)
+        if self.live.at is At.TC:
+            return self._program.test_run(frame, _TC_CONTEXT.pack(self.live.ifindex))
+        context = _XDP_CONTEXT.pack(0, len(frame), 0, self.live.ifindex, 0, 0)
         return self._program.test_run(frame, context)
 
 

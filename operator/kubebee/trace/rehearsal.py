@@ -10,16 +10,19 @@ from kubebee import drops, names
 from kubebee.bpf.map import Map, split_percpu
 from kubebee.lb.family import FAMILIES, family_of
 from kubebee.lb.layout import FlowKey
-from kubebee.loader.counted import RUN_MAP, XDP_VERDICTS, of_stage
+from kubebee.loader.counted import RUN_MAP, WENT_ON, XDP_VERDICTS, of_stage
 from kubebee.planner.plan import ResourceKey
 from kubebee.policy import layout as policy_layout
+from kubebee.trace.live import At, LiveChain
 from kubebee.trace.packet import Flow
-from kubebee.trace.private import LiveChain, PrivateChain
+from kubebee.trace.private import PrivateChain
 
 FLOW_MAPS = tuple(name for family in FAMILIES for name in (family.flows, family.reverse, family.dsr_flows))
 _ROUNDS = 64
 """How often what a run made may turn out to be taken; the datapath itself tries 6 ports."""
 _NOT_REACHED = ""
+_TC_VERDICTS = {2: "DROP", 7: "REDIRECT"}
+"""As XDP calls them: TC_ACT_SHOT, TC_ACT_REDIRECT; else the packet goes on to the stack."""
 Seed = tuple[str, bytes]
 """A map and a key."""
 _BATCH = 65536
@@ -31,7 +34,7 @@ class StageRun:
 
     Attributes:
         unit: "HostPolicy/_0123abcd", as pins have it.
-        verdict: of XDP, `NEXT` if it left the packet to the next stage, "" if it was not reached.
+        verdict: as of XDP, `NEXT` if it left the packet to the next stage, "" if it was not reached.
         dropped: reasons that it counted.
         rules: of a HostPolicy, that matched, those in audit mode apart.
     """
@@ -64,7 +67,7 @@ class Rehearsal:
     """What a packet would meet.
 
     Attributes:
-        verdict: of XDP.
+        verdict: as of XDP: what tc sends out of an interface is a REDIRECT, what goes on a PASS.
         before, after: the frame.
         found: live entries that were there for it.
         made: entries that it would make.
@@ -126,12 +129,13 @@ def _until_true(private: PrivateChain, frame: bytes, own: Set[Seed], full: Set[s
         if not taken:
             break
         seeds |= taken
+    verdict = _verdict(private.live.at, ran.retval)
     return Rehearsal(
         live=private.live,
-        verdict=XDP_VERDICTS[ran.retval] if ran.retval < len(XDP_VERDICTS) else "ABORTED",
+        verdict=verdict,
         before=frame,
         after=ran.data,
-        stages=tuple(_stages(private)),
+        stages=tuple(_stages(private, verdict)),
         found=tuple(entry for entry in found if (entry.table, entry.key) in own),
         made=tuple(made),
         notes=(*private.notes, *(f"table {name} is full" for name in sorted(full))),
@@ -175,17 +179,28 @@ def _is_full(private: PrivateChain, table: str) -> bool:
     return live is not None and sum(count for _, _, count in live.batches(_BATCH)) >= live.info.max_entries
 
 
-def _stages(private: PrivateChain) -> Iterator[StageRun]:
+def _verdict(at: At, returned: int) -> str:
+    if at is At.TC:
+        return _TC_VERDICTS.get(returned, "PASS")
+    return XDP_VERDICTS[returned] if returned < len(XDP_VERDICTS) else "ABORTED"
+
+
+def _stages(private: PrivateChain, whole: str) -> Iterator[StageRun]:
     for index, stage in enumerate(private.live.made_from.stages):
         maps, unit = private.maps(index), private.unit(index)
-        ran = of_stage(ResourceKey(stage.kind, stage.unit), stage.function, "XDP", (), maps[RUN_MAP])
-        verdict = next((name for name, count in ran.verdicts.items() if count), _NOT_REACHED)
+        verdict = _of_stage(maps[RUN_MAP]) if RUN_MAP in maps else whole.replace("PASS", WENT_ON)
         if not stage.builtin:
             yield StageRun(unit, stage.function, stage.builtin, verdict)
             continue
         dropped = tuple(reason for reason, count in drops.read(maps).items() if count)
         rules, audited = _rules(maps) if policy_layout.HITS_MAP in maps else ((), ())
         yield StageRun(unit, stage.function, stage.builtin, verdict, dropped, rules, audited)
+
+
+def _of_stage(run_map: Map) -> str:
+    """What the dispatcher counted in one run; at tc there is none, and nobody counts."""
+    ran = of_stage(ResourceKey("", ""), "", "XDP", (), run_map)
+    return next((name for name, count in ran.verdicts.items() if count), _NOT_REACHED)
 
 
 def _rules(maps: Mapping[str, Map]) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -39,6 +39,12 @@ _FLAGS = ("syn", "ack", "fin", "rst")
 @click.option(
     "--tunnel", metavar="BACKEND", default="", help="It comes from another balancer to BACKEND: DSR."
 )
+@click.option(
+    "--at",
+    type=click.Choice(["xdp", "tc"]),
+    default=None,
+    help="Who sees it. [default: xdp where the load balancer is there, else tc]",
+)
 @click.option("--socket", "of_socket", is_flag=True, help="Ask what a process on this node would get.")
 @options.bpffs
 @output.format_option("text", "json", "yaml")
@@ -50,6 +56,7 @@ def trace(
     length: int,
     ttl: int,
     tunnel: str,
+    at: str | None,
     of_socket: bool,
     bpffs: Path,
     style: str,
@@ -60,6 +67,9 @@ def trace(
     the name of a frontend (shop/web:http). The code that the interface runs now gets the packet, with the
     live frontends, backends and rules, and copies of everything that it would write to: nothing is sent, and
     nothing live changes. Run it where kubebee runs: in the node's network namespace.
+
+    Where XDP serves, tc behind it gets what XDP leaves to it, as where a neighbour is not known yet: --at tc
+    tells what is done there.
 
     With --socket nothing is run, as the kernel has no test run for socket programs: the tables say it.
 
@@ -72,6 +82,7 @@ def trace(
       kubebee lb trace 192.0.2.7:40000 10.200.0.10:80 --ack --length 1500
       kubebee lb trace 10.2.1.2:8080 10.2.1.1:61234 -i eth1 --ack     a backend's answer
       kubebee lb trace 192.0.2.7 shop/web -i eth0 --tunnel 10.244.1.5     as another balancer sends it here
+      kubebee lb trace 192.0.2.7 shop/web --at tc
       kubebee lb trace 127.0.0.1 10.96.0.1:443 --socket
     """  # noqa: D301 (click wants the character)
     from kubebee.cli.lb import trace_view
@@ -90,6 +101,7 @@ def trace(
             )
         else:
             from kubebee.trace import gather
+            from kubebee.trace.live import At
             from kubebee.trace.packet import TcpFlag
 
             tcp = {"syn": TcpFlag.SYN, "ack": TcpFlag.ACK, "fin": TcpFlag.FIN | TcpFlag.ACK}
@@ -100,6 +112,7 @@ def trace(
                 ip_length=length,
                 ttl=ttl,
                 tunnel=_backend(flow, tunnel),
+                at=At(at) if at else None,
             )
             traced = gather.trace(balancer.pins, wanted)
             text, document, lost = (

@@ -6,16 +6,17 @@ from collections.abc import Iterator
 
 from kubebee import drops
 from kubebee.cli.lb.tables import seconds, share
+from kubebee.lb.family import IPV6
 from kubebee.lb.model import Forwarding, FrontendKey, format_address
 from kubebee.lb.reading import Member, Shown
 from kubebee.loader.counted import WENT_ON
 from kubebee.trace.decisions import Connection, Ending, Habit, Trace
+from kubebee.trace.live import At, is_balancer
 from kubebee.trace.packet import Decoded, end, mac
 from kubebee.trace.rehearsal import StageRun
 from kubebee.trace.sockets import SocketTrace
 
 _Document = dict[str, object]
-_LB = "kb_servicelb"
 
 
 def text(trace: Trace) -> str:
@@ -23,7 +24,7 @@ def text(trace: Trace) -> str:
     lines = [("packet", _packet(trace.before)), ("comes in", _comes_in(trace))]
     for stage in trace.run.stages:
         lines.append((_stage_name(stage), _stage(stage)))
-        if stage.function == _LB and stage.verdict:
+        if stage.verdict and _is_its_balancer(stage, trace):
             lines += [(f"  {name}", what) for name, what in _balancer(trace)]
     if trace.before.layers != trace.after.layers and trace.ending is not Ending.DROPPED:
         lines.append(("goes out", _packet(trace.after)))
@@ -33,6 +34,13 @@ def text(trace: Trace) -> str:
     return "\n".join([*(f"{name:<{width}}{what}".rstrip() for name, what in lines), "", summary(trace)])
 
 
+def _is_its_balancer(stage: StageRun, trace: Trace) -> bool:
+    """Whether a stage is the load balancer of the packet's family."""
+    first = trace.before.innermost
+    six = first is not None and len(first.flow.source) == IPV6.address_bytes
+    return stage.builtin and is_balancer(stage.function) and stage.function.endswith(IPV6.suffix) is six
+
+
 def _packet(decoded: Decoded) -> str:
     tags = "".join(f"vlan {tag} " for tag in decoded.tags)
     return tags + " inside ".join(layer.text for layer in reversed(decoded.layers))
@@ -40,7 +48,9 @@ def _packet(decoded: Decoded) -> str:
 
 def _comes_in(trace: Trace) -> str:
     live = trace.run.live
-    return f"by {live.interface}; program {live.program_id} (tag {live.tag}) runs on a copy of what it writes"
+    at = " at tc" if live.at is At.TC else ""
+    program = f"program {live.program_id} (tag {live.tag})"
+    return f"by {live.interface}{at}; {program} runs on a copy of what it writes"
 
 
 def _stage_name(stage: StageRun) -> str:
@@ -86,7 +96,8 @@ def _balancer(trace: Trace) -> Iterator[tuple[str, str]]:
 def _next_hop(trace: Trace) -> Iterator[tuple[str, str]]:
     if trace.exit is not None:
         how = "kept with the backend" if trace.exit.kept else "by a route lookup"
-        yield "next hop", f"{trace.exit.interface}, {mac(trace.exit.macs[:6])} ({how})"
+        to = mac(trace.exit.macs[:6]) if trace.exit.macs else "the kernel finds its neighbour's MAC address"
+        yield "next hop", f"{trace.exit.interface}, {to} ({how})"
     elif trace.ending is Ending.LEFT_TO_KERNEL:
         unknown = "its MAC address is not known: the kernel forwards it, and resolves"
         yield "next hop", "on this node: the kernel delivers it" if _is_here(trace) else unknown
@@ -194,7 +205,9 @@ def _notes(trace: Trace) -> Iterator[str]:
     yield from trace.run.notes
     if trace.disagrees:
         yield "the table's choice is another backend: please report it"
-    if not any(stage.function == _LB for stage in trace.run.stages):
+    if trace.run.live.at is At.XDP and trace.ending is Ending.PASSED and trace.frontend is not None:
+        yield "tc, behind it, sees the packet next: --at tc tells what is done there"
+    if trace.run.live.balancer is None:
         yield f"no load balancer runs on {trace.run.live.interface}"
 
 
@@ -268,6 +281,7 @@ def document(trace: Trace) -> _Document:
         "outcome": trace.ending.value,
         "verdict": trace.run.verdict,
         "interface": live.interface,
+        "at": live.at.value,
         "program": {"id": live.program_id, "tag": live.tag},
         "stages": [_stage_document(stage) for stage in trace.run.stages],
         "frontend": _frontend_document(shown) if shown else None,
@@ -280,7 +294,7 @@ def document(trace: Trace) -> _Document:
         "source": _end_document(*trace.source) if trace.source else None,
         "exit": {
             "interface": trace.exit.interface,
-            "mac": mac(trace.exit.macs[:6]),
+            "mac": mac(trace.exit.macs[:6]) if trace.exit.macs else None,
             "nextHopKept": trace.exit.kept,
         }
         if trace.exit
