@@ -7,6 +7,7 @@
 #include <bpf/bpf_helpers.h>
 
 #include "lb_family.h"
+#include "lb_flow_hash.h"
 #include "lb_select.h"
 
 /* Of several backends that differ in the port, one. */
@@ -23,6 +24,20 @@ struct {
 	__type(key, struct LB_V(kb_lb_here_key));
 	__type(value, __u32);
 } LB_V(kb_lb_here) SEC(".maps");
+
+/* The frontend's backend that has the address; choice->backend is NULL if none on this node has. */
+static __always_inline void lb_choose_here(const struct kb_lb_frontend *frontend, const lb_addr *address,
+					   struct LB_V(lb_choice) *choice)
+{
+	struct LB_V(kb_lb_here_key) key = { .frontend = frontend->id, .address = *address };
+	const __u32 *number = bpf_map_lookup_elem(&LB_V(kb_lb_here), &key);
+
+	choice->backend = NULL;
+	if (!number)
+		return;
+	choice->id = *number;
+	choice->backend = LB_V(lb_backend)(*number);
+}
 
 #define LB_OWN_SHIFT 22 /* 32 bits of the hash, less those of a place's number */
 
@@ -54,12 +69,7 @@ struct {
 /* The flags of a place, 0 if it is not known to be the node's own. */
 static __always_inline __u8 lb_own(const lb_addr *backend, const lb_addr *vip, __be16 port, __u8 protocol)
 {
-	__u16 rest = bpf_htons(protocol);
-#ifdef KB_LB_V6
-	__u32 index = lb_hash6(backend, vip, port, rest, 0) >> LB_OWN_SHIFT;
-#else
-	__u32 index = lb_hash(*backend, *vip, port, rest, 0) >> LB_OWN_SHIFT;
-#endif
+	__u32 index = lb_flow_hash(backend, vip, port, bpf_htons(protocol), 0) >> LB_OWN_SHIFT;
 	const struct LB_V(kb_lb_own) *own = bpf_map_lookup_elem(&LB_V(kb_lb_own), &index);
 
 	if (!own || !own->flags || own->port != port || own->protocol != protocol)

@@ -126,6 +126,13 @@ static __always_inline __u32 lb_wire_len(const struct kb_ctx *ctx, const struct 
 #endif
 }
 
+/* What lb_write_macs() writes again once the frame begins elsewhere. */
+static __always_inline void lb_keep_macs(struct lb_hop *hop, const void *frame)
+{
+	*(__u64 *)hop->macs = *(const __u64 *)frame;
+	*(__u32 *)(hop->macs + 8) = *(const __u32 *)(frame + 8);
+}
+
 static __always_inline void lb_write_macs(struct kb_ctx *ctx, void *frame, const struct lb_hop *hop)
 {
 #ifdef KB_TC

@@ -6,6 +6,7 @@
 #ifndef KB_LB_ICMP_H
 #define KB_LB_ICMP_H
 
+#include "lb_key.h"
 #include "lb_nat.h"
 #include "lb_reply.h"
 #include "lb_scratch.h"
@@ -112,12 +113,8 @@ static __always_inline bool lb_quote_rewrite(struct kb_ctx *ctx, struct lb_quote
 /* The key of the other direction's entry: what is quoted, turned round. */
 static __always_inline void lb_quote_key(struct LB_V(kb_lb_flow_key) *key, const struct lb_quote *quote)
 {
-	__builtin_memset(key, 0, sizeof(*key));
-	key->saddr = *lb_to(&quote->inner);
-	key->daddr = *lb_from(&quote->inner);
-	key->sport = quote->ports[1];
-	key->dport = quote->ports[0];
-	key->protocol = quote->protocol;
+	lb_flow_key(key, lb_to(&quote->inner), lb_from(&quote->inner), quote->ports[1], quote->ports[0],
+		    quote->protocol);
 }
 
 /* About a request that was translated: what it was, and the ends of the error about it. */

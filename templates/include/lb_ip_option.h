@@ -17,6 +17,7 @@
 #include "lb_frontend.h"
 #include "lb_here.h"
 #include "lb_hop.h"
+#include "lb_key.h"
 #include "lb_nat.h"
 #include "lb_read.h"
 #include "lb_rewrite.h"
@@ -229,8 +230,7 @@ static __always_inline bool lb_option_take(struct kb_ctx *ctx, const struct kb_p
 	struct lb_hop macs;
 
 	lb_option_leave(&ip, option);
-	*(__u64 *)macs.macs = *(__u64 *)eth;
-	*(__u32 *)(macs.macs + 8) = *((__u32 *)eth + 2);
+	lb_keep_macs(&macs, eth);
 	if (bpf_xdp_adjust_head(ctx, sizeof(*option)))
 		return false;
 	eth = (void *)(long)ctx->data;
@@ -310,14 +310,7 @@ static __noinline int lb_option_send(struct kb_ctx *ctx, __u32 number)
 static __always_inline void lb_option_choose(const struct kb_lb_frontend *frontend, const lb_addr *address,
 					     __be16 port, struct LB_V(lb_choice) *choice)
 {
-	struct LB_V(kb_lb_here_key) key = { .frontend = frontend->id, .address = *address };
-	const __u32 *number = bpf_map_lookup_elem(&LB_V(kb_lb_here), &key);
-
-	choice->backend = NULL;
-	if (!number)
-		return;
-	choice->id = *number;
-	choice->backend = LB_V(lb_backend)(choice->id);
+	lb_choose_here(frontend, address, choice);
 	if (choice->backend && choice->backend->port != port)
 		choice->backend = NULL;
 }
@@ -363,11 +356,7 @@ static __always_inline void lb_option_ends(const struct kb_packet *packet, const
 	struct LB_V(kb_lb_flow) *flow;
 	struct LB_V(kb_lb_rev) *reverse;
 
-	lb_answer_key(&key, packet, l4);
-	key.saddr = *lb_to(LB_IP(packet));
-	key.daddr = *lb_from(LB_IP(packet));
-	key.sport = l4->dport;
-	key.dport = l4->sport;
+	lb_flow_key(&key, lb_to(LB_IP(packet)), lb_from(LB_IP(packet)), l4->dport, l4->sport, packet->protocol);
 	reverse = bpf_map_lookup_elem(&LB_V(kb_lb_rev), &key);
 	if (!reverse || (const void *)(tcp + 1) > packet->data_end ||
 	    bpf_ntohl(tcp->seq) - bpf_ntohl(reverse->acked) > LB_END_WINDOW)
@@ -376,10 +365,7 @@ static __always_inline void lb_option_ends(const struct kb_packet *packet, const
 		lb_flow_touch(&reverse->seen, &reverse->flags, KB_TCP_RST, 0);
 		return;
 	}
-	key.saddr = reverse->client;
-	key.daddr = reverse->vip;
-	key.sport = reverse->client_port;
-	key.dport = reverse->vip_port;
+	lb_flow_key(&key, &reverse->client, &reverse->vip, reverse->client_port, reverse->vip_port, packet->protocol);
 	flow = bpf_map_lookup_elem(&LB_V(kb_lb_flow), &key);
 	if (flow)
 		lb_flow_touch(&flow->seen, &flow->flags, KB_TCP_FIN, 0);

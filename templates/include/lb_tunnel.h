@@ -70,8 +70,7 @@ static __always_inline bool lb_tunnel_open(struct kb_ctx *ctx, __u32 len)
 
 	if ((void *)(eth + 1) > (void *)(long)ctx->data_end)
 		return false;
-	*(__u64 *)macs.macs = *(__u64 *)eth;
-	*(__u32 *)(macs.macs + 8) = *((__u32 *)eth + 2);
+	lb_keep_macs(&macs, eth);
 	if (bpf_xdp_adjust_head(ctx, len))
 		return false;
 	eth = (void *)(long)ctx->data;
@@ -136,20 +135,6 @@ static __always_inline int lb_tunnel_end(struct kb_ctx *ctx, const struct lb_tun
 	return marked && !lb_tunnel_mark(ctx, ecn) ? kb_drop(KB_DROP_TRUNCATED) : 0;
 }
 
-/* The frontend's backend that has the address; choice->backend is NULL if none on this node has. */
-static __always_inline void lb_tunnel_choose(const struct kb_lb_frontend *frontend, const struct lb_tunnel *tunnel,
-					     struct LB_V(lb_choice) *choice)
-{
-	struct LB_V(kb_lb_here_key) key = { .frontend = frontend->id, .address = tunnel->to };
-	const __u32 *number = bpf_map_lookup_elem(&LB_V(kb_lb_here), &key);
-
-	choice->backend = NULL;
-	if (!number)
-		return;
-	choice->id = *number;
-	choice->backend = LB_V(lb_backend)(*number);
-}
-
 /* Whether both ends are this node itself and a server has the frontend's own address, as on its loopback interface. */
 static __always_inline bool lb_tunnel_is_for_host(struct kb_ctx *ctx, const struct kb_packet *packet,
 						  const struct lb_tunnel *tunnel)
@@ -202,7 +187,7 @@ static __noinline int lb_decapsulate(struct kb_ctx *ctx)
 			choice.backend = NULL;
 			frontend = find_frontend(&key.daddr, key.dport, key.protocol);
 			if (frontend)
-				lb_tunnel_choose(frontend, &tunnel, &choice);
+				lb_choose_here(frontend, &tunnel.to, &choice);
 			if (choice.backend && frontend->flags & LB_FE_SOURCES && !may_come(frontend, &packet))
 				return kb_drop(KB_DROP_LB_SOURCE);
 			as_it_is = choice.backend && !choice.backend->ifindex && choice.backend->port == key.dport &&

@@ -14,8 +14,10 @@
 #define KB_LB_TUNNEL_ERROR_H
 
 #include "lb_dsr.h"
+#include "lb_flow_hash.h"
 #include "lb_frontend.h"
 #include "lb_icmp.h"
+#include "lb_key.h"
 #include "lb_stay.h"
 #include "lb_tunnel.h"
 
@@ -131,15 +133,6 @@ static __always_inline __u16 lb_tunnel_what(const struct lb_quote *quote, __u32 
 
 #endif
 
-static __always_inline __u32 lb_key_hash(const struct LB_V(kb_lb_flow_key) *key, __u64 seed)
-{
-#ifdef KB_LB_V6
-	return lb_hash6(&key->saddr, &key->daddr, key->sport, key->dport, seed);
-#else
-	return lb_hash(key->saddr, key->daddr, key->sport, key->dport, seed);
-#endif
-}
-
 static __always_inline bool lb_is_at(const struct kb_lb_frontend *frontend, const struct LB_V(kb_lb_backend) *backend,
 				     const lb_addr *address)
 {
@@ -200,12 +193,7 @@ static __always_inline bool lb_tunnel_error_read(struct kb_ctx *ctx, struct LB_V
 	l4_at = quote->l4_at + lb_ip_header(ip);
 	if (l4_at + sizeof(l4) > LB_L3_AT + lb_ip_len(&quote->outer) || !kb_ctx_load(ctx, l4_at, l4, sizeof(l4)))
 		return false;
-	__builtin_memset(&scratch->dsr_key, 0, sizeof(scratch->dsr_key));
-	scratch->dsr_key.saddr = *lb_from(ip);
-	scratch->dsr_key.daddr = *lb_to(ip);
-	scratch->dsr_key.sport = l4[0];
-	scratch->dsr_key.dport = l4[1];
-	scratch->dsr_key.protocol = lb_ip_protocol(ip);
+	lb_flow_key(&scratch->dsr_key, lb_from(ip), lb_to(ip), l4[0], l4[1], lb_ip_protocol(ip));
 	return true;
 }
 
@@ -221,7 +209,7 @@ static __always_inline bool lb_tunnel_is_ours(const struct LB_V(lb_scratch) *scr
 
 	if (!config)
 		return false;
-	hash = lb_key_hash(key, config->hash_seed);
+	hash = lb_flow_hash(&key->saddr, &key->daddr, key->sport, key->dport, config->hash_seed);
 	lb_outer_source(&source, config, hash);
 	if (!LB_V(lb_same)(&source, lb_to(&quote->outer)) || !LB_V(lb_same)(&source, lb_from(&quote->inner)))
 		return false;
