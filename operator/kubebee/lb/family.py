@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
@@ -24,6 +25,11 @@ class Family:
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def number(self) -> int:
+        """What sockets and netlink call it: AF_INET, AF_INET6."""
+        return socket.AF_INET if self.address_bytes == 4 else socket.AF_INET6
 
     @property
     def frontends(self) -> str:

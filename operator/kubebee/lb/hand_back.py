@@ -7,14 +7,13 @@ two either would do the same.
 from __future__ import annotations
 
 import errno
-import socket
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from kubebee.bpf import conntrack
 from kubebee.bpf.conntrack import Ends, Translated
 from kubebee.bpf.map import Map
-from kubebee.lb.family import IPV4, Family
+from kubebee.lb.family import Family
 from kubebee.lb.gc import Backends
 from kubebee.lb.layout import Flow, FlowFlag, FlowKey, Reverse
 
@@ -64,7 +63,7 @@ def known_to_conntrack(family: Family) -> Known:
     Raises:
         BpfError: the kernel has no ctnetlink, or refuses.
     """
-    return {(each.protocol, each.original): each.reply for each in conntrack.translated(_number(family))}
+    return {(each.protocol, each.original): each.reply for each in conntrack.translated(family.number)}
 
 
 def give(maps: Mapping[str, Map], family: Family, given: Sequence[Ours], known: Known) -> int:
@@ -75,14 +74,13 @@ def give(maps: Mapping[str, Map], family: Family, given: Sequence[Ours], known: 
     Raises:
         BpfError: the kernel has no ctnetlink, or refuses.
     """
-    number = _number(family)
     over: list[tuple[int, Ends]] = []
     for each in given:
         protocol, original, reply, _ = each.connection
         if known.get((protocol, original), reply) != reply:
             over.append((protocol, original))
-    conntrack.forget(number, over)
-    refused = conntrack.adopt(number, [each.connection for each in given])
+    conntrack.forget(family.number, over)
+    refused = conntrack.adopt(family.number, [each.connection for each in given])
     done = [each for each, error in zip(given, refused, strict=True) if _is_there(each, error, known)]
     # As in gc: the other way round answers would find no way back for a moment.
     maps[family.flows].delete_batch(b"".join(each.forward for each in done), len(done))
@@ -93,7 +91,3 @@ def give(maps: Mapping[str, Map], family: Family, given: Sequence[Ours], known: 
 def _is_there(each: Ours, error: int, known: Known) -> bool:
     protocol, original, reply, _ = each.connection
     return not error or (error == errno.EEXIST and known.get((protocol, original)) == reply)
-
-
-def _number(family: Family) -> int:
-    return socket.AF_INET if family is IPV4 else socket.AF_INET6

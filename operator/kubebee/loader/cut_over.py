@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 
@@ -254,5 +253,4 @@ class LbCutOver:
 
 
 def _their_flows(family: Family, served: Collection[FrontendKey]) -> tuple[dict[bytes, bytes], int]:
-    number = socket.AF_INET if family is IPV4 else socket.AF_INET6
-    return cut_over.their_flows(conntrack.translated(number), served)
+    return cut_over.their_flows(conntrack.translated(family.number), served)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from kubebee.api.v1alpha1.servicelb import FullestTable, ServiceLBStatus
 from kubebee.api.v1alpha1.status import CommonStatus, TableFill
@@ -14,9 +15,7 @@ STEP = 5
 
 def table_fill(fill: Fill) -> TableFill:
     """As the API has it."""
-    return TableFill(
-        limit=fill.limit, family=fill.family, used=fill.used, size=fill.size, percent=fill.percent
-    )
+    return TableFill(**_fields(fill))
 
 
 def balancer_status(
@@ -50,12 +49,8 @@ def _fullest(nodes: dict[str, Fill], named: str) -> FullestTable:
     node = max(nodes, key=lambda name: nodes[name].percent)
     if named in nodes and nodes[node].percent < nodes[named].percent + STEP:
         node = named
-    fill = nodes[node]
-    return FullestTable(
-        limit=fill.limit,
-        family=fill.family,
-        used=fill.used,
-        size=fill.size,
-        percent=fill.percent,
-        node=node,
-    )
+    return FullestTable(**_fields(nodes[node]), node=node)
+
+
+def _fields(fill: Fill) -> dict[str, Any]:
+    return {name: getattr(fill, name) for name in TableFill.model_fields}
