@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import re
 import subprocess
 import sys
@@ -31,6 +30,7 @@ from typing import Any
 
 import aiohttp
 
+from bench.processes import cpu_seconds, memory_mib
 from bench.report import Figure, Report
 from bench.simulated_loaders import node_name, tls
 from cluster import Cluster, ClusterSpec
@@ -148,17 +148,6 @@ def process(command: list[str | Path], log: Path, **settings: Any) -> Iterator[s
         started.wait(30)
 
 
-def cpu_seconds(*pids: int) -> float:
-    """User and system time of processes."""
-    fields = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in pids]
-    return sum(int(each[11]) + int(each[12]) for each in fields) / os.sysconf("SC_CLK_TCK")
-
-
-def peak_mib(pid: int) -> float:
-    """Most memory that a process had, MiB."""
-    return int(Path(f"/proc/{pid}/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
-
-
 async def measure(cluster: Cluster, nodes: int, programs: int, report: Report) -> None:
     """One size, on a fresh API server."""
     spec, case = cluster.spec, f"{nodes}x{programs}"
@@ -215,11 +204,12 @@ async def measure(cluster: Cluster, nodes: int, programs: int, report: Report) -
             idle = (await api.requests()) - before
             idle_cpu = (cpu_seconds(controller.pid) - idle_from) / IDLE_SECONDS
             writes = sum(idle[verb] for verb in _WRITES) / IDLE_SECONDS
+            peak = memory_mib(controller.pid, "VmHWM")
             report.figures |= {
                 f"{case} first version": Figure("s", [first]),
                 f"{case} edit": Figure("s", edits, aim=20 if nodes == 1000 else None),
                 **{f"{case} edit cpu of {name}": Figure("s", each) for name, each in cpu.items()},
-                f"{case} rss": Figure("MiB", [peak_mib(controller.pid)], aim=300 if nodes == 1000 else None),
+                f"{case} rss": Figure("MiB", [peak], aim=300 if nodes == 1000 else None),
                 f"{case} idle writes": Figure("1/s", [writes], aim=1),
                 f"{case} idle cpu": Figure("cores", [idle_cpu]),
             }

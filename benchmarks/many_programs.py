@@ -12,8 +12,8 @@ import json
 import re
 import time
 import urllib.request
-from pathlib import Path
 
+from bench.processes import memory_mib
 from bench.report import Figure, Report
 from bench.site import kubebee, rename_into, seconds_until
 from lab import Lab
@@ -98,8 +98,7 @@ class Bench:
         """Memory of kubebee's process, MiB."""
         time.sleep(SETTLE_SECONDS)
         assert self._running.process is not None
-        status = Path(f"/proc/{self._running.process.pid}/status").read_text()
-        return int(status.split("VmRSS:")[1].split()[0]) / 1024
+        return memory_mib(self._running.process.pid)
 
     def noop_pass(self) -> float:
         """Milliseconds of a pass over unchanged manifests."""

@@ -32,8 +32,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from bench.processes import busy_ns, cpu_seconds, memory_mib, wait_for_rest
 from bench.report import Figure, Report
-from bench.site import busy_ns, pins_of, scratch, seconds_until, wait_for_rest
+from bench.site import pins_of, scratch, seconds_until
 from kubebee.bpf.map import Map
 from kubebee.lb.layout import pack_key
 from kubebee.lb.model import FrontendKey, Protocol, parse_address
@@ -165,11 +166,7 @@ def measure(report: Report, name: str, lab: Lab, address: str) -> None:
 
 def moved_to(backend: str) -> dict[str, Any]:
     """The slice whose only endpoint changes."""
-    return _known(real_slice(BACKENDS[backend], ports=MOVED, name="moved"))
-
-
-def _known(document: dict[str, Any]) -> dict[str, Any]:
-    return document | {"metadata": document["metadata"] | {"uid": "1"}}
+    return real_slice(BACKENDS[backend], ports=MOVED, name="moved")
 
 
 def moves(lab: Lab, api: ApiServer) -> list[float]:
@@ -202,22 +199,10 @@ def _asked(lab: Lab, backend: socket.socket) -> bool:
         return False
 
 
-def worked(pid: int) -> float:
-    """Seconds of the processor that a process and its ended children took."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
-
-
-def peak_mib(pid: int) -> float:
-    """The most memory that a process had resident."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
-
-
 def documents(count: int) -> Iterator[dict[str, Any]]:
     """The Service that is measured, and others."""
-    yield _known(real_service("web", clusterIP=VIP, ports=[*PORTS, *MOVED]))
-    yield _known(real_slice(*BACKENDS.values(), ports=PORTS))
+    yield real_service("web", clusterIP=VIP, ports=[*PORTS, *MOVED])
+    yield real_slice(*BACKENDS.values(), ports=PORTS)
     yield moved_to(next(iter(BACKENDS)))
     for number in range(1, count):
         yield service(number)
@@ -236,10 +221,12 @@ def main() -> None:
                 since = time.perf_counter()
                 with way(lab, api, folder) as pid:
                     report.figures[f"{name}_{count}_start"] = Figure("s", [time.perf_counter() - since])
-                    report.figures[f"{name}_{count}_start_cpu"] = Figure("s", [worked(pid)])
+                    report.figures[f"{name}_{count}_start_cpu"] = Figure(
+                        "s", [cpu_seconds(pid, children=True)]
+                    )
                     measure(report, f"{name}_{count}", lab, VIP)
                     report.figures[f"{name}_{count}_endpoint"] = Figure("ms", moves(lab, api))
-                    report.figures[f"{name}_{count}_memory"] = Figure("MiB", [peak_mib(pid)])
+                    report.figures[f"{name}_{count}_memory"] = Figure("MiB", [memory_mib(pid, "VmHWM")])
     report.notes |= {"packets_a_round": PACKETS, "connects": CONNECTS}
     if not kube_proxy.PROGRAM:
         report.notes["kube_proxy"] = "not measured: KUBEBEE_KUBE_PROXY does not name its program"

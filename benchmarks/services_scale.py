@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from bench.processes import memory_mib
 from bench.report import Figure, Report
 from bench.site import pins_of, scratch, seconds_until
 from kubebee.bpf.map import Map
@@ -139,9 +140,8 @@ class Bench:
     def memory(self) -> tuple[float, float]:
         """MiB resident now, and at most."""
         assert self._agent.process is not None
-        status = Path(f"/proc/{self._agent.process.pid}/status").read_text()
-        fields = dict(line.split(":", 1) for line in status.splitlines())
-        return int(fields["VmRSS"].split()[0]) / 1024, int(fields["VmHWM"].split()[0]) / 1024
+        pid = self._agent.process.pid
+        return memory_mib(pid), memory_mib(pid, "VmHWM")
 
     def rest(self) -> None:
         """Wait until the agent wants no CPU."""

@@ -15,10 +15,6 @@ from support.running import Running
 
 _LOOK_SECONDS = 0.0005
 _DEADLINE_SECONDS = 60.0
-_TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
-_REST_SECONDS = 0.5
-_REST_SHARE = 0.1
-_REST_PATIENCE_SECONDS = 20.0
 
 
 @contextlib.contextmanager
@@ -72,24 +68,3 @@ def rename_into(running: Running, name: str, text: str) -> float:
     moment = time.perf_counter()
     temporary.replace(running.manifests / name)
     return moment
-
-
-def busy_ns() -> int:
-    """What all processors together have worked, interrupts included, to the kernel's tick of 10 ms each."""
-    user, nice, system, _idle, _iowait, hard, soft = map(int, Path("/proc/stat").read_text().split()[1:8])
-    return (user + nice + system + hard + soft) * _TICK_NS
-
-
-def wait_for_rest() -> bool:
-    """Wait until the machine hardly works for half a second, so that nothing that was begun is measured too.
-
-    Returns:
-        Whether it came to rest within `_REST_PATIENCE_SECONDS`; else something that goes on is measured too.
-    """
-    end = time.monotonic() + _REST_PATIENCE_SECONDS
-    while time.monotonic() < end:
-        before = busy_ns()
-        time.sleep(_REST_SECONDS)
-        if busy_ns() - before < _REST_SHARE * _REST_SECONDS * 1e9:
-            return True
-    return False
