@@ -16,6 +16,7 @@ from support.wire import Quoted, Wire, replaced
 PORTS = ((80, TCP), (53, UDP), (443, TCP), (53, TCP), (8080, UDP))
 MAC = bytes.fromhex("0600000000aa")
 """The balancer's own, towards backends."""
+FIN_OR_RST = 0x05
 SIDE_MTU = 1500
 """Of the way to clients."""
 
@@ -135,7 +136,8 @@ class Model:
         side: MAC addresses on the way to clients.
         clients: those that a route leads to.
         sent: packets that left, for errors to be about.
-        doubtful: flows that may be gone: one that was over ends by a SYN, also by one that goes nowhere.
+        over: flows whose client has ended or reset them: a SYN begins another one.
+        doubtful: of these some may be gone: they end by a SYN also where that goes nowhere.
     """
 
     hook: Hook
@@ -150,6 +152,7 @@ class Model:
     chosen: dict[Flow, bytes] = field(default_factory=dict)
     parts: dict[Datagram, Followed] = field(default_factory=dict)
     sent: list[bytes] = field(default_factory=list)
+    over: set[Flow] = field(default_factory=set)
     doubtful: set[Flow] = field(default_factory=set)
 
     def check(self, frame: bytes, seen: Seen) -> bool:
@@ -293,17 +296,22 @@ class Model:
 
     def _doubt(self, frame: bytes, packet: Ip) -> None:
         flow = self._flow(frame, packet)
-        if flow in self.flows and _is_syn(frame, packet):
+        if flow in self.over and _is_syn(frame, packet):
             self.doubtful.add(flow)
 
     def _learn(self, frame: bytes, packet: Ip, to: tuple[bytes, int, int]) -> bool:
-        """Whether a flow may have this backend and ports; a SYN may begin a new one."""
+        """Whether a flow may have this backend and ports; of one that is over a SYN begins a new one."""
         flow, protocol = self._flow(frame, packet), packet.protocol
-        syn, had = _is_syn(frame, packet) or flow in self.doubtful, self.flows.get(flow)
+        had, anew = self.flows.get(flow), flow in self.over and _is_syn(frame, packet)
+        anew |= flow in self.doubtful
         self.doubtful.discard(flow)
+        if anew:
+            self.over.discard(flow)
+        if protocol == TCP and frame[packet.l4 + 13] & FIN_OR_RST:
+            self.over.add(flow)
         if had == to:
             return True
-        if had and not syn:
+        if had and not anew:
             return False
         if had:
             self.reverse.pop((had[0], had[2], had[1], protocol))
