@@ -11,52 +11,18 @@ from typing import Any
 import pytest
 
 from cluster import Cluster, ClusterError, Node
-from cluster.images import AGNHOST_IMAGE, Image, write_archive
+from cluster.images import Image, write_archive
+from support.cluster_manifests import web_servers
 
 NAMESPACE = "cluster-itself"
 NODE_PORT = 31380
-_OBJECTS = [
-    {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}},
-    {
-        "apiVersion": "apps/v1",
-        "kind": "DaemonSet",
-        "metadata": {"name": "web", "namespace": NAMESPACE},
-        "spec": {
-            "selector": {"matchLabels": {"app": "web"}},
-            "template": {
-                "metadata": {"labels": {"app": "web"}},
-                "spec": {
-                    "terminationGracePeriodSeconds": 0,
-                    "containers": [
-                        {
-                            "name": "web",
-                            "image": AGNHOST_IMAGE,
-                            "imagePullPolicy": "Never",
-                            "args": ["netexec", "--http-port=8080"],
-                            "readinessProbe": {"httpGet": {"path": "/", "port": 8080}, "periodSeconds": 1},
-                        }
-                    ],
-                },
-            },
-        },
-    },
-    {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {"name": "web", "namespace": NAMESPACE},
-        "spec": {
-            "type": "NodePort",
-            "selector": {"app": "web"},
-            "ports": [{"port": 80, "targetPort": 8080, "nodePort": NODE_PORT}],
-        },
-    },
-]
+_PORTS = [{"port": 80, "targetPort": 8080, "nodePort": NODE_PORT}]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def web(cluster: Cluster) -> Iterator[None]:
     """A web server on each node, and its Service."""
-    cluster.apply(_OBJECTS)
+    cluster.apply(web_servers(NAMESPACE, _PORTS))
     cluster.wait_available("daemonset/web", NAMESPACE)
     yield
     cluster.kubectl("delete", "namespace", NAMESPACE, timeout=120)

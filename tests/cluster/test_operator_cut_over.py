@@ -11,9 +11,8 @@ from typing import Any, Self
 import pytest
 
 from cluster import Cluster, Node
-from cluster.images import AGNHOST_IMAGE
 from support.calls import PYTHON
-from support.cluster_manifests import resource
+from support.cluster_manifests import resource, web_servers
 from support.installed import Installed
 
 NAMESPACE = "cut-over"
@@ -23,34 +22,6 @@ EACH = 15
 _PORTS = [
     {"name": "http", "protocol": "TCP", "port": 80, "targetPort": 8080, "nodePort": TCP},
     {"name": "udp", "protocol": "UDP", "port": 81, "targetPort": 8081, "nodePort": UDP},
-]
-_CONTAINER = {
-    "name": "web",
-    "image": AGNHOST_IMAGE,
-    "imagePullPolicy": "Never",
-    "args": ["netexec", "--http-port=8080", "--udp-port=8081"],
-    "readinessProbe": {"httpGet": {"path": "/", "port": 8080}, "periodSeconds": 1},
-}
-_WEB: list[dict[str, Any]] = [
-    {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}},
-    {
-        "apiVersion": "apps/v1",
-        "kind": "DaemonSet",
-        "metadata": {"name": "web", "namespace": NAMESPACE},
-        "spec": {
-            "selector": {"matchLabels": {"app": "web"}},
-            "template": {
-                "metadata": {"labels": {"app": "web"}},
-                "spec": {"terminationGracePeriodSeconds": 0, "containers": [_CONTAINER]},
-            },
-        },
-    },
-    {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {"name": "web", "namespace": NAMESPACE},
-        "spec": {"type": "NodePort", "selector": {"app": "web"}, "ports": _PORTS},
-    },
 ]
 _CLIENT = """
 import http.client, socket, sys, time
@@ -142,7 +113,7 @@ def balancer() -> dict[str, Any]:
 @pytest.fixture
 def web(cluster: Cluster, loaders: Installed) -> Iterator[Installed]:
     """Web servers on all nodes, a Service of theirs, and kubebee beside it; no kube-proxy afterwards."""
-    cluster.apply(_WEB)
+    cluster.apply(web_servers(NAMESPACE, _PORTS, "--udp-port=8081"))
     cluster.wait_available("daemonset/web", NAMESPACE)
     yield loaders
     loaders.delete("servicelb", "cluster")

@@ -181,8 +181,7 @@ def test_the_real_kube_proxy_is_taken_over_from(
     lab: Lab, running: Running, tmp_path: Path, mode: str
 ) -> None:
     with served(lab) as api, contextlib.ExitStack() as stack:
-        documents = (SERVICE, ENDPOINTS)
-        api.put(*(one | {"metadata": one["metadata"] | {"uid": "1"}} for one in documents))
+        api.put(SERVICE, ENDPOINTS)
         proxy = stack.enter_context(contextlib.ExitStack())
         proxy.enter_context(kube_proxy.real(lab, api, tmp_path, mode))
         load = stack.enter_context(Load(lab.client))
@@ -405,8 +404,7 @@ def test_from_the_real_kube_proxy_and_back_to_it(
     lab: Lab, running: Running, tmp_path: Path, mode: str
 ) -> None:
     with served(lab) as api, contextlib.ExitStack() as stack:
-        documents = (SERVICE, ENDPOINTS)
-        api.put(*(one | {"metadata": one["metadata"] | {"uid": "1"}} for one in documents))
+        api.put(SERVICE, ENDPOINTS)
         loads: list[Load] = []
 
         def all_go_on(more: int = 10) -> None:

@@ -233,7 +233,8 @@ class ApiServer:
             for document in documents:
                 path, name = _place(document)
                 before = self._objects[path].get(name)
-                self._objects[path][name] = {**document, "metadata": dict(document["metadata"])}
+                uid = before["metadata"]["uid"] if before else f"uid-{next(self._uids)}"
+                self._objects[path][name] = {**document, "metadata": {"uid": uid, **document["metadata"]}}
                 self._happened("MODIFIED" if before else "ADDED", name, path, before)
 
         self._do(apply)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from cluster.images import AGNHOST_IMAGE
+
 API = "kubebee.dev/v1alpha1"
 PRIMARY = {"primary": True}
 COUNT = """#include <linux/bpf.h>
@@ -100,3 +102,31 @@ def balancer(
         "backends": [{"address": host, "port": number} for host, number in backends],
     }
     return resource("ServiceLB", name, {"interfaces": PRIMARY, "frontends": [frontend], **spec})
+
+
+def web_servers(namespace: str, ports: list[dict[str, Any]], *options: str) -> list[dict[str, Any]]:
+    """A namespace, a web server on each node at port 8080, and its Service `web` with node ports.
+
+    Args:
+        namespace: its name.
+        ports: of the Service.
+        options: what else the servers are started with.
+    """
+    container = {
+        "name": "web",
+        "image": AGNHOST_IMAGE,
+        "imagePullPolicy": "Never",
+        "args": ["netexec", "--http-port=8080", *options],
+        "readinessProbe": {"httpGet": {"path": "/", "port": 8080}, "periodSeconds": 1},
+    }
+    pod = {"terminationGracePeriodSeconds": 0, "containers": [container]}
+    labels = {"app": "web"}
+    metadata = {"name": "web", "namespace": namespace}
+    template = {"metadata": {"labels": labels}, "spec": pod}
+    servers = {"selector": {"matchLabels": labels}, "template": template}
+    service = {"type": "NodePort", "selector": labels, "ports": ports}
+    return [
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}},
+        {"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": metadata, "spec": servers},
+        {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": service},
+    ]

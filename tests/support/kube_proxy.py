@@ -124,7 +124,7 @@ def real(lab: Lab, api: ApiServer, folder: Path, mode: str) -> Iterator[int]:
         folder: for its configuration and log.
         mode: nftables or iptables.
     """
-    metadata = {"name": NODE_NAME, "uid": "1", "creationTimestamp": "2026-01-01T00:00:00Z"}
+    metadata = {"name": NODE_NAME, "creationTimestamp": "2026-01-01T00:00:00Z"}
     addresses = [{"type": "InternalIP", "address": NODE}]
     api.put({"kind": "Node", "metadata": metadata, "status": {"addresses": addresses}})
     kubeconfig, config, log = (
